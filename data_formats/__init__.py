@@ -1,0 +1,36 @@
+"""From a file to a token table: every row accounted for, every trained token proven."""
+
+from typing import TYPE_CHECKING, Any
+
+from .examples import Completion as Completion
+from .examples import Conversation as Conversation
+from .examples import Detection as Detection
+from .examples import Document as Document
+from .examples import Examples as Examples
+from .examples import Kind as Kind
+from .examples import Message as Message
+from .examples import Overlong as Overlong
+from .examples import Pair as Pair
+from .examples import Source as Source
+from .holdout import hold_out as hold_out
+from .loading import detect as detect
+from .loading import read_examples as read_examples
+from .loading import sample as sample
+from .reader import digest as digest
+
+if TYPE_CHECKING:
+    from .encoding import Encoded as Encoded
+    from .encoding import encode as encode
+    from .report import DataReport as DataReport
+    from .table import TokenTable as TokenTable
+
+# A Pipeline is built and checked with the names above; these load on first use.
+_LATER = {"Encoded": "encoding", "encode": "encoding", "DataReport": "report", "TokenTable": "table"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_LATER[name]}", __name__), name)

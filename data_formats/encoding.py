@@ -1,0 +1,76 @@
+"""From examples to a token table and the report that goes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from posttrain.errors import EmptyStageDataError, SettingError
+
+from .encoders import ENCODERS, Work
+from .examples import Examples, Kind, Overlong
+from .report import DataReport, Tally, percentile
+from .table import TokenTable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoded:
+    table: TokenTable
+    report: DataReport
+
+
+def encode(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlong: Overlong
+) -> Encoded:
+    """Render every example once, find and prove what is trained, and fit the rows into max_length."""
+    _check_settings(examples.kind, max_length, overlong)
+    tally = Tally()
+    table = ENCODERS[examples.kind](Work(tokenizer, max_length, overlong, tally), examples.examples)
+    if not len(table):
+        reasons = (
+            ", ".join(f"{number} {reason}" for reason, number in tally.dropped.items()) or "no row was read"
+        )
+        raise EmptyStageDataError(
+            f"{examples.source}: nothing is left to train on ({reasons}); check the data and max_length={max_length}."
+        )
+    return Encoded(table, _report(examples, table, tally, max_length))
+
+
+def _check_settings(kind: Kind, max_length: int, overlong: Overlong) -> None:
+    if max_length < 2:
+        raise SettingError(f"max_length must be at least 2 tokens, not {max_length}.")
+    if overlong not in get_args(Overlong):
+        raise SettingError(f"overlong must be one of {', '.join(get_args(Overlong))}, not '{overlong}'.")
+    if kind == "preference" and overlong == "split":
+        raise SettingError(
+            "overlong='split' does not work here: pairs cannot be split; use drop or truncate."
+        )
+
+
+def _report(examples: Examples, table: TokenTable, tally: Tally, max_length: int) -> DataReport:
+    return DataReport(
+        source=examples.source,
+        format=examples.detection.format,
+        why=examples.detection.why,
+        rows_read=len(examples),
+        rows_kept=len(table),
+        rows_cut=tally.cut,
+        rows_dropped=tally.dropped.total(),
+        dropped_reasons=dict(tally.dropped),
+        tokens=table.tokens,
+        trained_tokens=table.trained_tokens,
+        length_p50=percentile(tally.lengths, 0.5),
+        length_p95=percentile(tally.lengths, 0.95),
+        length_max=max(tally.lengths),
+        max_length=max_length,
+        overlong_rows=sum(length > max_length for length in tally.lengths),
+        smallest_max_length_that_fits=max(tally.lengths),
+        stop_tokens_lost=tally.stop_tokens_lost,
+        injected_text=tally.injected_text or "",
+        identical_pairs=tally.identical_pairs,
+        length_bias=tally.longer_chosen / len(tally.lengths),
+        notes=(*examples.notes, *tally.notes()),
+    )

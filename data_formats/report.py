@@ -1,0 +1,120 @@
+"""What became of the rows of one source: every one dropped or cut is counted, with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import ceil
+from typing import Any
+
+
+@dataclass
+class Tally:
+    """The counts while rows are encoded; DataReport is what they come to."""
+
+    lengths: list[int] = field(default_factory=list)  # tokens of each row before any cut
+    dropped: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    windows: int = 0  # made of the rows that were split
+    stop_tokens_lost: int = 0
+    stops_added: int = 0  # rows whose template ends no turn
+    expanded: int = 0  # dialogues that became one row for each answer
+    expanded_rows: int = 0
+    plain: int = 0  # rows without a chat template
+    put_into_template: int = 0  # rows of plain texts that became a user's turn and an answer
+    identical_pairs: int = 0
+    longer_chosen: int = 0
+    injected_text: str | None = None  # None: no row without a system turn was seen
+
+    def notes(self) -> list[str]:
+        notes = {
+            f"{self.put_into_template} rows of plain texts became one user turn and one answer in the model's chat template": self.put_into_template,
+            f"{self.plain} rows are plain prompts and answers, the model has no chat template to put around them": self.plain,
+            f"{self.expanded} dialogues became {self.expanded_rows} rows, one for each answer, because the chat template rewrites earlier turns or ends them with no stop token": self.expanded,
+            f"the chat template ends no turn with a stop token, the tokenizer's end token was added in {self.stops_added} rows": self.stops_added,
+            f"{self.cut} rows became {self.windows} windows of max_length tokens": self.windows,
+        }
+        return [note for note, happened in notes.items() if happened]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    source: str
+    format: str
+    why: str  # the format was taken for this reason
+    rows_read: int
+    rows_kept: int  # rows of the token table; more than were read where rows are split
+    rows_cut: int
+    rows_dropped: int
+    dropped_reasons: Mapping[str, int]
+    tokens: int
+    trained_tokens: int
+    length_p50: (
+        int  # lengths are in tokens, before any row was cut; of a pair: the prompt and the longer answer
+    )
+    length_p95: int
+    length_max: int
+    max_length: int
+    overlong_rows: int
+    smallest_max_length_that_fits: int
+    stop_tokens_lost: int  # cut rows with an answer that is trained without its stop token
+    injected_text: str  # the system prompt that the template adds and the rows do not have
+    identical_pairs: int
+    length_bias: float  # the share of pairs with the longer answer chosen
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DataReport:
+        return cls(**{**values, "notes": tuple(values["notes"])})
+
+    def lines(self) -> list[str]:
+        """The report in plain sentences."""
+        return [
+            f"{self.source}: format {self.format}, because {self.why}",
+            self._kept(),
+            f"{self.tokens} tokens, {self.trained_tokens} of them trained ({self.trained_tokens / max(self.tokens, 1):.0%})",
+            f"lengths: half of the rows have up to {self.length_p50} tokens, 95 % up to {self.length_p95}, the longest {self.length_max}; max_length is {self.max_length}",
+            *self._overlong(),
+            *self._pairs(),
+            *(
+                [f"the chat template adds a system prompt: {self.injected_text!r}"]
+                if self.injected_text
+                else []
+            ),
+            *self.notes,
+        ]
+
+    def _kept(self) -> str:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in self.dropped_reasons.items())
+        rows = f"kept {self.rows_kept} of {self.rows_read} rows"
+        if self.rows_kept > self.rows_read - self.rows_dropped:
+            rows = f"made {self.rows_kept} rows of {self.rows_read}"
+        return rows + (
+            f", {self.rows_dropped} dropped ({reasons})" if self.rows_dropped else ", none dropped"
+        )
+
+    def _overlong(self) -> list[str]:
+        if not self.overlong_rows:
+            return []
+        lost = f", {self.stop_tokens_lost} of them lost a stop token" if self.rows_cut else ""
+        return [
+            f"{self.overlong_rows} rows are longer than max_length and {self.rows_cut} were cut{lost}; max_length={self.smallest_max_length_that_fits} fits all"
+        ]
+
+    def _pairs(self) -> list[str]:
+        lines = []
+        if self.identical_pairs:
+            lines.append(f"{self.identical_pairs} pairs have chosen equal to rejected and teach nothing")
+        if self.length_bias:
+            lines.append(f"chosen is the longer answer in {self.length_bias:.0%} of the pairs")
+        return lines
+
+
+def percentile(lengths: list[int], share: float) -> int:
+    """The smallest length that is not passed by `share` of the rows."""
+    ordered = sorted(lengths)
+    return ordered[max(0, ceil(share * len(ordered)) - 1)]

@@ -1,0 +1,128 @@
+"""Token rows as flat arrays with offsets: small on disk, no copy on the way to the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+FILE = "tokens.safetensors"
+UNTRAINED = -100
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different length, one behind the other."""
+
+    values: np.ndarray  # int32, all rows
+    offsets: np.ndarray  # int64; row i is values[offsets[i]:offsets[i + 1]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Any]) -> Ragged:
+        import numpy as np
+
+        arrays = [np.asarray(row, dtype=np.int32) for row in rows]
+        lengths = np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
+        values = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
+        return cls(values, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """Columns of token rows: input_ids and labels, or prompt_ids, chosen_ids and rejected_ids."""
+
+    columns: Mapping[str, Ragged]
+    margin: np.ndarray | None = None  # float32, one for each pair
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Iterable[Any]], margin: Iterable[float] | None = None) -> TokenTable:
+        import numpy as np
+
+        margins = None if margin is None else np.array(list(margin), dtype=np.float32)
+        return cls({name: Ragged.of(rows) for name, rows in columns.items()}, margins)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def row(self, i: int) -> dict[str, list[int]]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of a table with {len(self)} rows")
+        return {name: column[i].tolist() for name, column in self.columns.items()}
+
+    def lengths(self, column: str) -> np.ndarray:
+        import numpy as np
+
+        return np.diff(self.columns[column].offsets)
+
+    @cached_property
+    def tokens(self) -> int:
+        return sum(len(column.values) for name, column in self.columns.items() if name != "labels")
+
+    @cached_property
+    def trained_tokens(self) -> int:
+        if "labels" in self.columns:
+            return int((self.columns["labels"].values != UNTRAINED).sum())
+        return sum(len(column.values) for name, column in self.columns.items() if name != "prompt_ids")
+
+    def joined(self) -> TokenTable:
+        """Pairs with the prompt in front of both answers, as the reward trainer takes them."""
+        import numpy as np
+
+        prompts = self.columns["prompt_ids"]
+        both = {
+            name: [np.concatenate([prompts[i], self.columns[name][i]]) for i in range(len(self))]
+            for name in ("chosen_ids", "rejected_ids")
+        }
+        return TokenTable({name: Ragged.of(rows) for name, rows in both.items()}, self.margin)
+
+    def save(self, folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        arrays = {f"{name}.values": column.values for name, column in self.columns.items()}
+        arrays |= {f"{name}.offsets": column.offsets for name, column in self.columns.items()}
+        if self.margin is not None:
+            arrays["margin"] = self.margin
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenTable:
+        from safetensors.numpy import load_file
+
+        arrays = load_file(folder / FILE)
+        margin = arrays.pop("margin", None)
+        names = sorted({key.rpartition(".")[0] for key in arrays})
+        return cls(
+            {name: Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"]) for name in names}, margin
+        )
+
+    def to_dataset(self, fingerprint: str) -> Dataset:
+        """A datasets.Dataset over the same memory; with a fingerprint given, nothing is hashed."""
+        import pyarrow as pa
+        from datasets import Dataset
+
+        arrays = {name: _arrow(column) for name, column in sorted(self.columns.items())}
+        if self.margin is not None:
+            arrays["margin"] = pa.array(self.margin)
+        return Dataset(pa.table(arrays), fingerprint=fingerprint)
+
+
+def _arrow(column: Ragged) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    if len(column.values) < 2**31:
+        return pa.ListArray.from_arrays(column.offsets.astype(np.int32), column.values)
+    return pa.LargeListArray.from_arrays(column.offsets, column.values)

@@ -1,0 +1,23 @@
+"""The contract of stages, and the pipeline that runs them: knows no stage by name."""
+
+from .interrupt import StopRequest
+from .model_ref import AdapterRef, ModelRef
+from .pipeline import Pipeline
+from .run import Run, StageRecord
+from .settings import CheckedSettings, Setting
+from .stage import Stage, StageContext, StagePlan, StageResult
+
+__all__ = [
+    "AdapterRef",
+    "CheckedSettings",
+    "ModelRef",
+    "Pipeline",
+    "Run",
+    "Setting",
+    "Stage",
+    "StageContext",
+    "StagePlan",
+    "StageRecord",
+    "StageResult",
+    "StopRequest",
+]

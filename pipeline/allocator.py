@@ -1,0 +1,38 @@
+"""Keep freed memory in the process while a stage trains on a CPU, and give it back afterwards.
+
+glibc returns every large block to the system when it is freed, and the next step faults the same pages in again:
+a quarter of the time of a LoRA step on the embedded model (benchmarks/allocator.py).
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+_DEFAULT = 128 * 1024
+_KEPT = 1 << 30
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, blocks below 1 GB are reused instead of returned; does nothing without glibc."""
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_THRESHOLD, _KEPT)
+    libc.mallopt(_TRIM_THRESHOLD, 2 * _KEPT - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
+        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

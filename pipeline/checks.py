@@ -1,0 +1,45 @@
+"""Whether a list of stages fits together: names, roles, hand-overs. Needs no torch."""
+
+from collections.abc import Sequence
+
+from posttrain.errors import PipelineError
+
+from .stage import Stage, check_title
+
+_ADVICE = {"reward": "Put RewardModel(...) before it."}
+
+
+def check_chain(stages: Sequence[Stage]) -> None:
+    """Raises PipelineError, or what a stage's own `check` raises, naming the stage by its place."""
+    if isinstance(stages, Stage):
+        raise PipelineError(
+            f"A pipeline takes a list of stages; write Pipeline([{type(stages).__name__}(...)])."
+        )
+    if not stages:
+        raise PipelineError(
+            "The list of stages is empty; a pipeline needs at least one, such as SFT(LoRA())."
+        )
+    roles = {"policy"}
+    titles: dict[str, int] = {}
+    for number, stage in enumerate(stages, 1):
+        if not isinstance(stage, Stage):
+            made = (
+                f" Write {stage.__name__}()." if isinstance(stage, type) and issubclass(stage, Stage) else ""
+            )
+            raise PipelineError(f"Item {number} of the list of stages is {stage!r}, which is no stage.{made}")
+        check_title(stage.title)
+        if stage.title in titles:
+            raise PipelineError(
+                f"Stages {titles[stage.title]} and {number} are both called {stage.title!r}; give one of them "
+                f"another name, as in {type(stage).__name__}(..., name={stage.title + '_2'!r})."
+            )
+        titles[stage.title] = number
+        for role in stage.needs:
+            if role not in roles:
+                raise PipelineError(
+                    f"Stage {number} ({stage.title}) needs a {role} model, and no stage before it makes one. "
+                    + _ADVICE.get(role, "")
+                )
+        stage.check(stages[: number - 1])
+        if stage.makes:
+            roles.add(stage.makes)

@@ -1,0 +1,211 @@
+"""The one place where files become lasting: write aside, fsync, manifest, rename, fsync the parent.
+
+A committed folder holds `manifest.json` with the size and sha256 of every other file in it. Readers take
+only folders whose manifest holds; whatever a crash left half-written has no manifest under its final name.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import CorruptArtifactError, DiskSpaceError
+
+from .digests import digest_of, sha256_of
+
+MANIFEST = "manifest.json"
+_FULL = ("No space left on device", "os error 28", "Disk quota exceeded")  # safetensors has no error number
+_SHORT = ("iostream error", "inline_container", "PytorchStreamWriter")
+_ROOM = 64 << 20  # bytes; with less, a short file is a full disk
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace one file; after a crash the old or the new content is there, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with named_disk_errors(path):
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+        _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace one JSON file, indented for people."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """One JSON file.
+
+    Raises CorruptArtifactError when it is missing or is no JSON: files written here are whole or absent.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptArtifactError(f"{path} cannot be read ({error}).") from error
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON with a seal over its content, so that a flipped bit or an edit is noticed."""
+    write_json(path, {**value, "seal": digest_of(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The inverse of `write_sealed`.
+
+    Raises CorruptArtifactError when the content does not carry its own seal.
+    """
+    value = read_json(path)
+    seal = value.pop("seal", None) if isinstance(value, dict) else None
+    if seal is None or seal != digest_of(value):
+        raise CorruptArtifactError(f"{path} was changed after it was written (its seal does not fit).")
+    return dict(value)
+
+
+def commit_folder(
+    target: Path, fill: Callable[[Path], None], facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Let `fill` write into an empty folder, then make it `target` in one step; returns the manifest."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with named_disk_errors(target):
+            fill(aside)
+            return adopt_folder(aside, target, facts)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def adopt_folder(source: Path, target: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Commit a folder that somebody else wrote (same file system) as `target`; returns the manifest."""
+    with named_disk_errors(target):
+        files = {
+            path.relative_to(source).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in _files_of(source)
+        }
+        manifest = {"files": files, "facts": dict(facts or {})}
+        for path in _files_of(source):
+            _sync_file(path)
+        write_sealed(source / MANIFEST, manifest)
+        for folder, _, _ in os.walk(source, topdown=False):
+            _sync_folder(Path(folder))
+        old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
+        if (
+            target.exists()
+        ):  # an earlier attempt; out of the way in one step, for a deletion can be killed half-way
+            target.rename(old)
+        source.rename(target)
+        _sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    return manifest
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """The manifest of a committed folder, after reading every byte that it names.
+
+    Raises CorruptArtifactError naming the first file that is missing, of another size, or changed.
+    """
+    manifest = read_sealed(folder / MANIFEST)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+            raise CorruptArtifactError(f"{folder / MANIFEST} names {name!r}, which is outside its folder.")
+        if not path.is_file():
+            raise CorruptArtifactError(f"{path} is missing.")
+        if path.stat().st_size != expected["bytes"]:
+            raise CorruptArtifactError(
+                f"{path} has {path.stat().st_size} bytes and was committed with {expected['bytes']}."
+            )
+        if sha256_of(path) != expected["sha256"]:
+            raise CorruptArtifactError(f"{path} has changed since it was committed (sha256 differs).")
+    return manifest
+
+
+def digest_of_manifest(manifest: Mapping[str, Any]) -> str:
+    """One sha256 for a committed folder: over the names and contents of its files."""
+    return digest_of(sorted((name, entry["sha256"]) for name, entry in manifest["files"].items()))
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged folder so that no reader takes it again; nothing is deleted."""
+    for attempt in range(1000):
+        stamp = time.strftime("%Y%m%d-%H%M%S") + (f"-{attempt}" if attempt else "")
+        target = folder.with_name(f"{folder.name}.corrupt-{stamp}")
+        if not target.exists():
+            folder.rename(target)
+            _sync_folder(folder.parent)
+            return target
+    raise CorruptArtifactError(f"{folder} is damaged and could not be renamed.")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left half-written in `folder`; nothing committed has such a name."""
+    for path in folder.glob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def named_disk_errors(target: Path) -> Iterator[None]:
+    """Turn "no space left" of any layer (OS, safetensors, torch) into a DiskSpaceError that names `target`."""
+    try:
+        yield
+    except DiskSpaceError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error, target):
+            raise
+        free = shutil.disk_usage(_existing_parent(target)).free
+        raise DiskSpaceError(
+            f"The disk is full while writing {target} ({free / 1e6:.0f} MB free). What was committed before is "
+            "whole; free some space and run the same command again to go on."
+        ) from error
+
+
+def is_disk_full(error: BaseException | None, place: Path) -> bool:
+    """Whether the error, or one that caused it, says that the disk or the quota of `place` is full."""
+    for _ in range(10):
+        if error is None:
+            return False
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error) for sign in _FULL):
+            return True
+        # torch.save only says that its file came out short; a full disk is one reason among others
+        if (
+            any(sign in str(error) for sign in _SHORT)
+            and shutil.disk_usage(_existing_parent(place)).free < _ROOM
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+
+
+def _existing_parent(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    _sync_file(folder)

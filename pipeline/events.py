@@ -1,0 +1,65 @@
+"""Where a running stage reports its numbers: files in its folder, the tracker, and the progress display."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .durable import read_json, write_bytes, write_json
+from .progress import Display
+from .tracking import Tracker
+
+METRICS = "metrics.jsonl"
+PROOFS = "proofs.json"
+
+
+class StageEvents:
+    """One stage's outlet for numbers. Each optimizer step stands in `metrics.jsonl` exactly once."""
+
+    def __init__(self, folder: Path, display: Display, tracker: Tracker) -> None:
+        self._path = folder / METRICS
+        self._proofs_path = folder / PROOFS
+        # A stage that was killed keeps what was proven before; step 1 comes once.
+        self.proofs: dict[str, float] = read_json(self._proofs_path) if self._proofs_path.exists() else {}
+        self._display = display
+        self._tracker = tracker
+
+    def phase(self, text: str) -> None:
+        """What the stage is doing now, for the display."""
+        self._display.phase(text)
+
+    def prove(self, name: str, value: float) -> None:
+        """Keep the number of a proof that held."""
+        self.proofs[name] = float(value)
+        write_json(self._proofs_path, self.proofs)
+
+    def begin_steps(self, done: int, total: int) -> None:
+        """Training starts at step `done` of `total`; lines after it, from a killed attempt, are dropped."""
+        kept = [line for line in read_metrics(self._path) if line["step"] <= done]
+        if self._path.exists():
+            write_bytes(self._path, "".join(_as_line(line) for line in kept).encode())
+        self._display.begin_steps(done, total)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line: `step`, `loss`, ... A value that is no finite number is written as null."""
+        plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_as_line({"step": step, **plain}))
+        self._tracker.log(step, metrics)
+        self._display.step(step, metrics)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    lines = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def _as_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values) + "\n"

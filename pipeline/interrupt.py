@@ -1,0 +1,55 @@
+"""SIGTERM and Ctrl-C: the first asks to end after the current step, the second ends at once."""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from posttrain.errors import RunInterrupted
+
+EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """While entered, signals set `requested`; `raise_if_requested` ends the run where its state is whole.
+
+    Outside the main thread Python allows no handlers; signals then keep their usual effect, which a run survives too.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None  # the signal's name
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def raise_if_requested(self, where: str) -> None:
+        """Raises RunInterrupted (exit code 75) when a signal has arrived."""
+        if self.requested:
+            message = (
+                f"Stopped by {self.requested} {where}; everything up to there is saved. "
+                "Run the same command again to go on."
+            )
+            print(message, file=sys.stderr)  # a script ends with the exit code alone
+            raise RunInterrupted(message)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(EXIT_CODE)  # nothing is half-written under its final name, so this is safe
+        self.requested = signal.Signals(number).name
+        # not print(): the signal may have come in the middle of one
+        os.write(
+            2,
+            f"\n{self.requested}: finishing the current step and saving. Once more ends at once.\n".encode(),
+        )

@@ -1,0 +1,225 @@
+"""A model as a recipe: a base and the adapters to merge onto it, in order; a few MB on disk, rebuilt bit-equal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.errors import CorruptArtifactError, WrongBaseError
+
+from .base_models import Base, Head, find_base, load_tokenizer, shared_tokenizer
+from .digests import digest_of
+from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
+from .quiet import quiet_libraries
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """A trained adapter and the one model that it fits."""
+
+    folder: Path  # committed: PEFT files beside a manifest
+    digest: str  # over the manifest, so over every byte of the adapter
+    base_fingerprint: str  # of the model that it was trained on
+    merge_onto: Literal["weights", "nf4"] = "weights"  # nf4: onto what the 4-bit weights compute with
+
+    def verify(self) -> None:
+        """Raises CorruptArtifactError when the files are not the ones that were committed."""
+        if digest_of_manifest(verify_folder(self.folder)) != self.digest:
+            raise CorruptArtifactError(f"{self.folder} is not the adapter that its run recorded.")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """An immutable recipe for a model.
+
+    >>> model, tokenizer = run.model.load()   # doctest: +SKIP
+    """
+
+    base: str  # "embedded", "tiny-random", a Hub id, or a folder
+    base_fingerprint: str
+    adapters: tuple[AdapterRef, ...] = ()
+    head: Head = "causal_lm"
+    revision: str | None = None
+
+    @classmethod
+    def of_base(cls, model: str | Path) -> ModelRef:
+        """The untrained model; finds it on this machine (see `find_base`)."""
+        base = find_base(model)
+        name = base.name if not Path(base.name).exists() else str(base.folder)
+        return cls(name, base.fingerprint, revision=base.revision)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights that `load` gives: base and, in order, every adapter's content."""
+        if not self.adapters:
+            return self.base_fingerprint
+        return digest_of([self.base_fingerprint, [[a.digest, a.merge_onto] for a in self.adapters]])
+
+    def with_adapter(self, adapter: AdapterRef, head: Head = "causal_lm") -> ModelRef:
+        """This model and one adapter more.
+
+        Raises WrongBaseError when the adapter was trained on another model.
+        """
+        if adapter.base_fingerprint != self.fingerprint:
+            raise WrongBaseError(
+                f"The adapter {adapter.folder} was trained on the model {adapter.base_fingerprint[:12]} and would be "
+                f"put on {self.fingerprint[:12]}; load it on its own base."
+            )
+        return replace(self, adapters=(*self.adapters, adapter), head=head)
+
+    def without_last_adapter(self) -> ModelRef:
+        """The model that the last adapter stands on."""
+        return replace(self, adapters=self.adapters[:-1], head="causal_lm")
+
+    def find(self) -> Base:
+        """The base on this machine.
+
+        Raises WrongBaseError when its weights are not the ones that this recipe was made with.
+        """
+        base = find_base(self.base, "causal_lm" if self.adapters else self.head, self.revision)
+        if base.fingerprint != self.base_fingerprint:
+            raise WrongBaseError(
+                f"The base {self.base} has the fingerprint {base.fingerprint[:12]}, and this model was made on "
+                f"{self.base_fingerprint[:12]}: its weights or config changed. Restore them, or train anew."
+            )
+        return base
+
+    def verify(self) -> None:
+        """Check base and adapters against what was recorded, byte by byte, without torch."""
+        self.find()
+        stand = replace(self, adapters=())
+        for adapter in self.adapters:
+            adapter.verify()
+            stand = stand.with_adapter(adapter)
+
+    def load(self, *, dtype: Any = None, device: Any = None) -> tuple[Any, Any]:
+        """(model, tokenizer) in evaluation mode, every adapter merged; a reward model comes with its trained head.
+
+        `dtype`: torch dtype; None is float32 on a CPU and bfloat16 on a GPU. `device`: None is the first GPU, else
+        the CPU.
+        """
+        return self.load_model(dtype=dtype, device=device), load_tokenizer(self.find().folder)
+
+    def load_model(self, *, dtype: Any = None, device: Any = None) -> Any:
+        """The model of `load`, without its tokenizer."""
+        with quiet_libraries():
+            model = self.load_unmerged(dtype=dtype, device=device)
+            return (merge(model) if self.adapters else model).eval()
+
+    def load_unmerged(self, *, dtype: Any = None, device: Any = None) -> Any:
+        """The model of `load`, but the last adapter stays a live, frozen PEFT adapter named "default"."""
+        from peft import PeftModel
+
+        self.verify()
+        model = load_base(self.find(), dtype, device, "causal_lm" if self.adapters else self.head)
+        for position, adapter in enumerate(self.adapters):
+            last = position == len(self.adapters) - 1
+            if adapter.merge_onto == "nf4":
+                from .quantization import dequantise, quantise_nf4
+
+                model = dequantise(quantise_nf4(model, model.dtype), model.dtype)
+            if last and self.head == "reward":
+                model = with_reward_head(model)
+            model = PeftModel.from_pretrained(model, adapter.folder)
+            if not last:
+                model = merge(model)
+        return model
+
+    def as_dict(self, run_dir: Path) -> dict[str, Any]:
+        """JSON form; folders inside `run_dir` are relative, so that the run folder can be moved."""
+        return {
+            "base": _relative(Path(self.base), run_dir) if os.path.isabs(self.base) else self.base,
+            "base_fingerprint": self.base_fingerprint,
+            "revision": self.revision,
+            "head": self.head,
+            "adapters": [
+                {
+                    "folder": _relative(a.folder, run_dir),
+                    "digest": a.digest,
+                    "base_fingerprint": a.base_fingerprint,
+                    "merge_onto": a.merge_onto,
+                }
+                for a in self.adapters
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], run_dir: Path) -> ModelRef:
+        """The inverse of `as_dict`."""
+        inside = value["base"].startswith("run:")
+        return cls(
+            base=str(_absolute(value["base"], run_dir)) if inside else value["base"],
+            base_fingerprint=value["base_fingerprint"],
+            revision=value["revision"],
+            head=value["head"],
+            adapters=tuple(
+                AdapterRef(
+                    _absolute(a["folder"], run_dir), a["digest"], a["base_fingerprint"], a["merge_onto"]
+                )
+                for a in value["adapters"]
+            ),
+        )
+
+
+def load_base(base: Base, dtype: Any, device: Any, head: Head = "causal_lm") -> Any:
+    """The model of a base, from safetensors only."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    on_gpu = torch.cuda.is_available()
+    device = device or ("cuda" if on_gpu else "cpu")
+    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    kind = AutoModelForCausalLM if head == "causal_lm" else AutoModelForSequenceClassification
+    model = kind.from_pretrained(
+        base.folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    pad_token_id = shared_tokenizer(base.folder).pad_token_id
+    model.config.get_text_config().pad_token_id = pad_token_id
+    if model.can_generate():
+        model.generation_config.pad_token_id = pad_token_id
+    return model.to(device)
+
+
+def with_reward_head(model: Any, seed: int = 0) -> Any:
+    """A sequence-classification model of one score on the very same backbone (no copy of its weights).
+
+    The head starts normal(0, initializer_range) from `seed`; the backbone keeps the adapters merged into it, which
+    PEFT cannot do itself: a causal adapter does not load on a classification model.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.num_labels = 1
+    with torch.device("meta"):
+        shell = AutoModelForSequenceClassification.from_config(config)
+    setattr(shell, shell.base_model_prefix, getattr(model, model.base_model_prefix))
+    head = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    torch.nn.init.normal_(head.weight, 0.0, config.initializer_range, generator=generator)
+    shell.score = head.to(model.device, model.dtype)
+    return shell
+
+
+def merge(model: Any) -> Any:
+    """The PEFT model's base with its adapter merged in, free of any trace of PEFT."""
+    merged = model.merge_and_unload()
+    if hasattr(merged, "peft_config"):  # left behind, PEFT would call the next adapter a second one
+        del merged.peft_config
+    return merged
+
+
+def adapter_digest(folder: Path) -> str:
+    """The digest that an AdapterRef of this committed folder must carry."""
+    return digest_of_manifest(read_sealed(folder / MANIFEST))
+
+
+def _relative(path: Path, run_dir: Path) -> str:
+    return f"run:{path.relative_to(run_dir).as_posix()}" if path.is_relative_to(run_dir) else str(path)
+
+
+def _absolute(text: str, run_dir: Path) -> Path:
+    return run_dir / text.removeprefix("run:") if text.startswith("run:") else Path(text)

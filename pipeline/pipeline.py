@@ -1,0 +1,276 @@
+"""A list of stages, checked when it is built, explained and planned without training, and run to the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
+
+from .allocator import freed_memory_kept
+from .base_models import check_base
+from .checks import check_chain
+from .digests import digest_of
+from .disk import check_disk
+from .durable import read_sealed, remove_leftovers, write_sealed
+from .events import StageEvents
+from .interrupt import StopRequest
+from .lock import run_lock
+from .model_ref import ModelRef
+from .printing import print_plan, print_settings
+from .progress import Display
+from .quiet import quiet_libraries
+from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
+from .settings import as_plain
+from .stage import Stage, StageContext, StagePlan
+from .tracking import check_tracker, start_tracker
+
+_VERSIONS_THAT_MATTER = ("torch", "transformers", "trl", "peft")
+
+
+class Pipeline:
+    """Stages in their order, from one starting model, in one run folder.
+
+    >>> from posttrain import Pipeline, SFT, DPO, LoRA
+    >>> lora = LoRA(r=16)
+    >>> Pipeline([SFT(lora), DPO(lora)]).run()    # doctest: +SKIP
+
+    model: "embedded" (SmolLM2-135M-Instruct), "tiny-random", a folder, a Hub id, or the `ModelRef` of another run.
+    run_dir: where everything is kept; None makes a folder below `runs/` named after the stages and settings.
+    seed: one number for the whole chain; each stage derives its own from it and its name.
+    track: "none", "wandb" or "tensorboard".
+
+    Raises ConfigurationError for whatever can be known to be wrong without torch.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        *,
+        model: str | Path | ModelRef = "embedded",
+        run_dir: str | Path | None = None,
+        seed: int = 0,
+        track: str = "none",
+    ) -> None:
+        check_chain(stages)
+        if isinstance(model, ModelRef):
+            if model.head != "causal_lm":
+                raise PipelineError(
+                    "A pipeline starts from a language model, and the given ModelRef is a reward model."
+                )
+        else:
+            check_base(model)
+        check_tracker(track)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise PipelineError(f"seed={seed!r}: the seed is a whole number from 0.")
+        self.stages = tuple(stages)
+        self.model = model
+        self.seed = seed
+        self.track = track
+        self.run_dir = (
+            Path(run_dir).expanduser().resolve() if run_dir is not None else self._default_run_dir()
+        )
+        if self.run_dir.exists():
+            self._check_run_dir()
+
+    @staticmethod
+    def load(run_dir: str | Path) -> Run:
+        """The Run in a folder, in another process, on another day."""
+        return Run.load(run_dir)
+
+    def explain(self) -> None:
+        """Print each resolved setting of each stage and where it came from."""
+        print_settings([(stage.title, type(stage).__name__, stage.settings()) for stage in self.stages])
+
+    def plan(self) -> list[StagePlan | None]:
+        """Print, and return, what each stage will cost: rows, tokens, steps, parameters, memory, disk. No weights."""
+        with quiet_libraries():
+            start = self._start()
+            plans = [stage.plan({"policy": start}) for stage in self.stages]
+        print_plan([stage.title for stage in self.stages], plans)
+        return plans
+
+    def run(self) -> Run:
+        """Train what is not finished, and return the whole run.
+
+        Finished stages whose key has not changed are verified and skipped; a killed stage goes on from its newest
+        whole checkpoint. Raises RunInterrupted (exit code 75) after SIGTERM or Ctrl-C.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise PipelineError(
+                "This version trains in one process, and WORLD_SIZE says that several were started; start the script "
+                "with python instead of accelerate launch or torchrun."
+            )
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"The run folder {self.run_dir} cannot be made ({error.strerror}); choose another run_dir."
+            ) from error
+        with (
+            run_lock(self.run_dir),
+            StopRequest() as stop,
+            Display([s.title for s in self.stages]) as display,
+        ):
+            self._check_run_dir()
+            remove_leftovers(self.run_dir)
+            start = self._start()
+            roles: dict[str, ModelRef] = {"policy": start}
+            entries: list[dict[str, str]] = []
+            plans: list[StagePlan | None] | None = None
+            for position, stage in enumerate(self.stages):
+                key = self._key(stage, roles)
+                folder = self.run_dir / "stages" / f"{stage.title}-{key[:12]}"
+                entries.append({"name": stage.title, "folder": folder.relative_to(self.run_dir).as_posix()})
+                record = StageRecord.read(folder, self.run_dir)
+                if record is not None:
+                    record.verify()
+                    display.skip_stage(position)
+                else:
+                    if plans is None:  # everything is read and checked before the first stage trains
+                        plans = self._plans_from(position, start)
+                    self._write_run_file(start, entries)
+                    display.begin_stage(position)
+                    record = self._run_stage(stage, key, folder, roles, stop, display)
+                    display.end_stage(_headline(record.metrics))
+                roles.update(record.models)
+            self._write_run_file(start, entries)
+        return Run.load(self.run_dir)
+
+    def _run_stage(
+        self, stage: Stage, key: str, folder: Path, roles: Mapping[str, ModelRef],
+        stop: StopRequest, display: Display,
+    ) -> StageRecord:  # fmt: skip
+        stop.raise_if_requested(f"before stage {stage.title}")
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        settings = [as_plain(setting) for setting in stage.settings()]
+        config = {
+            "type": type(stage).__name__,
+            "seed": self.seed,
+            "settings": {setting["name"]: setting["value"] for setting in settings},
+            "lineage": {role: model.as_dict(self.run_dir) for role, model in roles.items()},
+        }
+        tracker = start_tracker(self.track, self.run_dir.name, stage.title, key, config, folder)
+        begun = time.monotonic()
+        context = StageContext(
+            name=stage.title, folder=folder, inputs=dict(roles),
+            seed=stage_seed(self.seed, stage.title), events=StageEvents(folder, display, tracker), stop=stop,
+        )  # fmt: skip
+        try:
+            with quiet_libraries(), freed_memory_kept():
+                result = stage.run(context)
+        except BaseException:
+            tracker.finish({})
+            raise
+        record = StageRecord(
+            name=stage.title, type=type(stage).__name__, key=key, folder=folder, models=dict(result.models),
+            metrics=dict(result.metrics), data=dict(result.data), proofs=dict(result.proofs),
+            samples=[dict(sample) for sample in result.samples], settings=settings,
+            seconds=round(time.monotonic() - begun, 3),
+        )  # fmt: skip
+        record.write(self.run_dir)
+        remove_checkpoints(folder)
+        tracker.finish(record.metrics)
+        return record
+
+    def _plans_from(self, position: int, start: ModelRef) -> list[StagePlan | None]:
+        with quiet_libraries():
+            plans = [stage.plan({"policy": start}) for stage in self.stages[position:]]
+        check_disk(self.run_dir, sum(plan.disk_bytes for plan in plans if plan))
+        return plans
+
+    def _start(self) -> ModelRef:
+        return self.model if isinstance(self.model, ModelRef) else ModelRef.of_base(self.model)
+
+    def _key(self, stage: Stage, roles: Mapping[str, ModelRef]) -> str:
+        """Changes exactly when the stage's result could: settings, models, tokenizer, data, seed, versions."""
+        return digest_of(
+            {
+                "stage": stage.identity(),
+                "type": type(stage).__name__,
+                "models": {role: roles[role].fingerprint for role in stage.needs},
+                "tokenizer": roles["policy"].find().tokenizer_fingerprint,
+                "seed": stage_seed(self.seed, stage.title),
+                "versions": {name: _version(name) for name in _VERSIONS_THAT_MATTER},
+            }
+        )
+
+    def _default_run_dir(self) -> Path:
+        names = "-".join(stage.title for stage in self.stages)
+        written = [as_plain(stage) for stage in self.stages], str(self.model), self.seed
+        return Path("runs").resolve() / f"{names[:60]}-{digest_of(written)[:8]}"
+
+    def _check_run_dir(self) -> None:
+        """Refuse a folder that is no run folder, or that another pipeline made."""
+        if not self.run_dir.is_dir():
+            raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
+        if not (self.run_dir / RUN_FILE).exists():
+            foreign = [path.name for path in self.run_dir.iterdir() if path.name not in (".lock", "stages")]
+            foreign = [name for name in foreign if not name.endswith(".tmp")]
+            if foreign:
+                raise RunFolderError(
+                    f"run_dir {self.run_dir} is no run folder and not empty (it has {sorted(foreign)[0]}); "
+                    "choose another."
+                )
+            return
+        try:
+            kept = read_sealed(self.run_dir / RUN_FILE)
+        except CorruptArtifactError as error:
+            raise CorruptArtifactError(
+                f"{error} Delete it to rebuild it from the finished stages."
+            ) from error
+        mine, theirs = [stage.title for stage in self.stages], [str(name) for name in kept["pipeline"]]
+        if (
+            not (_is_subsequence(mine, theirs) or _is_subsequence(theirs, mine))
+            or kept["model"] != self._model_name()
+        ):
+            raise OtherPipelineError(
+                f"{self.run_dir} holds another pipeline ({' -> '.join(theirs)} on {kept['model']}); this one is "
+                f"{' -> '.join(mine)} on {self._model_name()}. Choose another run_dir."
+            )
+
+    def _model_name(self) -> str:
+        return self.model.fingerprint if isinstance(self.model, ModelRef) else str(self.model)
+
+    def _write_run_file(self, start: ModelRef, entries: Sequence[Mapping[str, str]]) -> None:
+        value: dict[str, Any] = {
+            "posttrain": _version("posttrain"),
+            "pipeline": [stage.title for stage in self.stages],
+            "model": self._model_name(),
+            "seed": self.seed,
+            "start": start.as_dict(self.run_dir),
+            "stages": [dict(entry) for entry in entries],
+        }
+        path = self.run_dir / RUN_FILE
+        if not path.exists() or read_sealed(path) != value:
+            write_sealed(path, value)
+
+
+def stage_seed(seed: int, title: str) -> int:
+    """A stage's own seed, below 2**31: so that adding a stage does not change the ones beside it."""
+    return int(digest_of([seed, title])[:8], 16) & 0x7FFFFFFF
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package).partition("+")[
+            0
+        ]  # the build (+cpu, +cu130) is the machine's, not the result's
+    except PackageNotFoundError:
+        return "uninstalled"
+
+
+def _is_subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
+    rest = iter(long)
+    return all(name in rest for name in short)
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    pairs = [(name, metrics[f"{name}_before"], metrics[f"{name}_after"]) for name in
+             (key.removesuffix("_before") for key in metrics if key.endswith("_before"))]  # fmt: skip
+    return "  ".join(f"{name} {before:.3f} -> {after:.3f}" for name, before, after in pairs[:2])

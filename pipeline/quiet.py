@@ -1,0 +1,41 @@
+"""Silence of the libraries underneath: our display and files say what matters, and nothing leaves the machine."""
+
+import logging as python_logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No telemetry, no progress bars and no deprecation notes of transformers, TRL, PEFT and datasets inside."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # On a CPU it says at import which optional kernel it could not load.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    with warnings.catch_warnings():
+        for library in ("transformers", "trl", "peft", "torch", "bitsandbytes", "accelerate", "tqdm"):
+            warnings.filterwarnings(
+                "ignore", module=library
+            )  # about their own calls; no user can act on them
+        import datasets
+        from huggingface_hub import constants
+        from transformers.utils import logging
+
+        constants.HF_HUB_DISABLE_TELEMETRY = (
+            True  # it was read when huggingface_hub was imported, perhaps long ago
+        )
+        level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        data_bars = not datasets.are_progress_bars_disabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
+            if data_bars:
+                datasets.enable_progress_bars()

@@ -1,0 +1,129 @@
+"""The run folder as a reader sees it: what each stage made, in any process, on any day."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import CorruptArtifactError, RunFolderError
+
+from .durable import read_sealed, write_sealed
+from .events import METRICS, read_metrics
+from .model_ref import ModelRef
+
+RUN_FILE = "run.json"
+STAGE_FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage."""
+
+    name: str
+    type: str
+    key: str
+    folder: Path
+    models: Mapping[str, ModelRef]
+    metrics: Mapping[str, float]
+    data: Mapping[str, Any]
+    proofs: Mapping[str, float]
+    samples: Sequence[Mapping[str, str]]
+    settings: Sequence[Mapping[str, Any]]
+    seconds: float  # wall time of the attempt that finished it
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict per optimizer step, from `metrics.jsonl`."""
+        return read_metrics(self.folder / METRICS)
+
+    def verify(self) -> None:
+        """Raises CorruptArtifactError when a file of the stage's models changed since it was committed."""
+        for model in self.models.values():
+            try:
+                model.verify()
+            except CorruptArtifactError as error:
+                raise CorruptArtifactError(
+                    f"Stage {self.name} is finished, but {error} Restore that file, or delete {self.folder} to train "
+                    "the stage again."
+                ) from error
+
+    def write(self, run_dir: Path) -> None:
+        """Commit the record: from here on the stage is finished."""
+        value = {field: getattr(self, field) for field in _PLAIN} | {
+            "models": {role: model.as_dict(run_dir) for role, model in self.models.items()}
+        }
+        write_sealed(self.folder / STAGE_FILE, value)
+
+    @classmethod
+    def read(cls, folder: Path, run_dir: Path) -> StageRecord | None:
+        """The record in a stage's folder, or None when the stage has not finished.
+
+        Raises CorruptArtifactError when the record was changed or cut.
+        """
+        if not (folder / STAGE_FILE).exists():
+            return None
+        value = read_sealed(folder / STAGE_FILE)
+        models = {role: ModelRef.from_dict(model, run_dir) for role, model in value["models"].items()}
+        return cls(folder=folder, models=models, **{field: value[field] for field in _PLAIN})
+
+
+_PLAIN = ("name", "type", "key", "metrics", "data", "proofs", "samples", "settings", "seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: `run["sft"].metrics`, `run.model.load()`."""
+
+    folder: Path
+    stages: Mapping[str, StageRecord]
+    start: ModelRef  # the untrained model
+
+    def __getitem__(self, name: str) -> StageRecord:
+        if name not in self.stages:
+            raise KeyError(
+                f"{self.folder} has no finished stage {name!r}; it has {', '.join(self.stages) or 'none'}"
+            )
+        return self.stages[name]
+
+    def __iter__(self) -> Iterator[StageRecord]:
+        return iter(self.stages.values())
+
+    @property
+    def model(self) -> ModelRef:
+        """The final policy; the untrained model when no stage made one."""
+        return self._latest("policy") or self.start
+
+    @property
+    def reward_model(self) -> ModelRef | None:
+        """The newest reward model, or None."""
+        return self._latest("reward")
+
+    def _latest(self, role: str) -> ModelRef | None:
+        made = [record.models[role] for record in self.stages.values() if role in record.models]
+        return made[-1] if made else None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Read a run folder.
+
+        Raises RunFolderError when the folder is none, CorruptArtifactError when a record was changed.
+        """
+        folder = Path(folder).expanduser().resolve()
+        if not (folder / RUN_FILE).is_file():
+            raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}.")
+        value = read_sealed(folder / RUN_FILE)
+        records = {}
+        for entry in value["stages"]:
+            record = StageRecord.read(folder / entry["folder"], folder) if entry["folder"] else None
+            if record is not None:
+                records[entry["name"]] = record
+        return cls(folder, records, ModelRef.from_dict(value["start"], folder))
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Free what a finished stage needs no more."""
+    for name in ("checkpoints", "scratch"):
+        shutil.rmtree(folder / name, ignore_errors=True)

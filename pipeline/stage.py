@@ -1,0 +1,107 @@
+"""What a stage is: frozen settings, the roles it needs and makes, and one method that does the work."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from posttrain.errors import SettingError
+
+from .settings import CheckedSettings, Setting, as_plain
+
+if TYPE_CHECKING:
+    from .events import StageEvents
+    from .interrupt import StopRequest
+    from .model_ref import ModelRef
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What the pipeline hands to a running stage."""
+
+    name: str
+    folder: Path  # the stage's own; everything it writes goes here
+    inputs: Mapping[str, ModelRef]  # role -> model, for every role made so far
+    seed: int  # of this stage: from the pipeline's seed and the stage's name
+    events: StageEvents  # metrics out
+    stop: StopRequest  # a signal asked to end
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves: models by role, and numbers about them."""
+
+    models: Mapping[str, ModelRef]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)  # counts of kept, cut, dropped rows ...
+    proofs: Mapping[str, float] = field(default_factory=dict)  # what the hand-over measured
+    samples: Sequence[Mapping[str, str]] = ()  # {"prompt", "answer"}
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will cost; estimated without loading weights."""
+
+    rows: int
+    tokens: int
+    trained_share: float  # of the tokens, 0 to 1
+    cut: int
+    dropped: int
+    held_out: int
+    steps: int
+    trainable_parameters: int
+    total_parameters: int
+    memory_bytes: int
+    disk_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage(CheckedSettings):
+    """The one base class of stages. A subclass sets `needs` and `makes` and writes `run`.
+
+    Roles, not stage names, join stages: `needs = ("policy", "reward")` is met by whatever stages before made them.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    makes: ClassVar[str | None] = None
+    name: str | None = field(default=None, kw_only=True)  # None: the class name in snake case
+
+    @property
+    def title(self) -> str:
+        """The stage's name in folders, reports and `run[...]`."""
+        return self.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @abstractmethod
+    def run(self, context: StageContext) -> StageResult:
+        """Do the work; raise a PosttrainError when it cannot be done."""
+
+    def check(self, before: Sequence[Stage]) -> None:
+        """Refuse, without torch, what cannot work after the stages `before` this one."""
+
+    def settings(self) -> tuple[Setting, ...]:
+        """Every resolved setting and where it came from."""
+        plain = as_plain(self)
+        return tuple(
+            Setting(key, value, "given") for key, value in plain.items() if key not in ("type", "name")
+        )
+
+    def identity(self) -> Mapping[str, Any]:
+        """What decides the result besides models, seed and versions; part of the cache key. Needs no torch."""
+        return {key: value for key, value in as_plain(self).items() if key != "name"}
+
+    def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan | None:
+        """What the stage will cost, or None when it has nothing to say."""
+        return None
+
+
+def check_title(title: str) -> None:
+    """Raises SettingError unless the name can be a folder on every system."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", title):
+        raise SettingError(
+            f"A stage cannot be called {title!r}; use up to 64 letters, digits, dots, dashes and underscores."
+        )

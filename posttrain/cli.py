@@ -1,0 +1,80 @@
+"""The command line. `posttrain --help` answers in a tenth of a second: nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from posttrain.errors import PosttrainError
+
+if TYPE_CHECKING:
+    from posttrain.pipeline import Pipeline
+
+app = typer.Typer(
+    help="Post-training of language models: one Pipeline from raw text to an aligned model.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Print what each stage of a run made: numbers before and after, rows, proofs."""
+    from posttrain.pipeline import Run
+    from posttrain.pipeline.printing import print_summary
+
+    print_summary(Run.load(run))
+
+
+@app.command()
+def strategies() -> None:
+    """Print what each strategy can do."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from posttrain.stages.strategies import capability_table
+
+    rows = capability_table()
+    columns = list(rows[0][1].__dataclass_fields__)
+    table = Table("strategy", *[name.replace("_", " ") for name in columns])
+    for name, capabilities in rows:
+        table.add_row(name, *["yes" if getattr(capabilities, column) else "no" for column in columns])
+    Console().print(table)
+
+
+def run_recipe(recipe: Callable[..., Pipeline]) -> None:
+    """Make a recipe's parameters the flags of its script, build its pipeline, run it and print what it reached."""
+
+    @functools.wraps(recipe)
+    def command(*args: Any, **flags: Any) -> None:
+        from posttrain.pipeline.printing import print_summary
+
+        print_summary(recipe(*args, **flags).run())
+
+    _guarded(lambda: typer.run(command))
+
+
+def main() -> None:
+    """Run the command line."""
+    _guarded(app)
+
+
+def _guarded(command: Callable[[], Any]) -> None:
+    """A user's error is one sentence and exit code 2; an interruption ends with exit code 75."""
+    try:
+        command()
+    except PosttrainError as error:
+        if isinstance(error, SystemExit):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

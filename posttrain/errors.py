@@ -1,0 +1,138 @@
+"""Every error a user can meet. One sentence each: the place, what was found, what to do.
+
+PosttrainError
+├── ConfigurationError (ValueError)     found while the Pipeline is built, before torch is imported
+│   ├── SettingError                    an unknown setting, or a value out of its range
+│   ├── PipelineError                   the list of stages does not fit together
+│   ├── StrategyError                   a strategy asked for what it cannot do
+│   └── ModelError                      the starting model is missing, is no model, or has the wrong head
+├── DataError (ValueError)
+│   ├── DataFileError                   missing, empty, unreadable, or no known format
+│   ├── RowError                        rows that break their format, each with file:line and field
+│   ├── OverlongError                   more rows than allowed do not fit into max_length
+│   └── EmptyStageDataError             nothing is left to train on
+├── HandoverError                       a proof between two stages failed; both numbers are in the text
+│   ├── ReferenceMismatchError          the policy is not its reference before step 1
+│   ├── NothingTrainedError             no trainable parameter moved
+│   ├── WrongBaseError                  an adapter was about to be put on another base than its own
+│   └── ArtifactMismatchError           what was saved does not give what was trained
+├── RunFolderError
+│   ├── RunLockedError                  another process works in the folder
+│   ├── OtherPipelineError              the folder belongs to another pipeline
+│   └── CorruptArtifactError            a committed file is missing, cut, or changed
+├── TrainingError
+│   ├── TrainingDivergedError           the loss is not a finite number
+│   └── NoValidCheckpointError          all checkpoints are damaged
+├── DiskSpaceError (OSError)            the disk is full, or would be
+└── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
+
+Adding one: put it under the nearest parent, say in one line what the user did, and give it only a message
+(errors cross process borders, so they must stay picklable).
+"""
+
+
+class PosttrainError(Exception):
+    """The root of the tree; catch it to catch everything this library raises on purpose."""
+
+
+class ConfigurationError(PosttrainError, ValueError):
+    """Something is wrong with the pipeline as it was written down."""
+
+
+class SettingError(ConfigurationError):
+    """An unknown setting, or a value out of its range."""
+
+
+class PipelineError(ConfigurationError):
+    """The list of stages does not fit together."""
+
+
+class StrategyError(ConfigurationError):
+    """A strategy was asked for something it cannot do."""
+
+
+class ModelError(ConfigurationError):
+    """The starting model is missing, is no model, or has the wrong head."""
+
+
+class DataError(PosttrainError, ValueError):
+    """Something is wrong with the data."""
+
+
+class DataFileError(DataError):
+    """A data file is missing, empty, unreadable, or in no known format."""
+
+
+class RowError(DataError):
+    """Rows that break their format; the text lists them as file:line field."""
+
+
+class OverlongError(DataError):
+    """More rows than allowed do not fit into `max_length` tokens."""
+
+
+class EmptyStageDataError(DataError):
+    """Nothing is left to train on."""
+
+
+class HandoverError(PosttrainError):
+    """A proof between two stages failed."""
+
+
+class ReferenceMismatchError(HandoverError):
+    """The policy is not its reference before step 1."""
+
+
+class NothingTrainedError(HandoverError):
+    """No trainable parameter moved."""
+
+
+class WrongBaseError(HandoverError):
+    """An adapter was about to be put on another base than the one it was trained on."""
+
+
+class ArtifactMismatchError(HandoverError):
+    """What was read back from disk does not give what was trained."""
+
+
+class RunFolderError(PosttrainError):
+    """The run folder cannot be used."""
+
+
+class RunLockedError(RunFolderError):
+    """Another process works in the run folder."""
+
+
+class OtherPipelineError(RunFolderError):
+    """The run folder belongs to another pipeline."""
+
+
+class CorruptArtifactError(RunFolderError):
+    """A committed file is missing, cut, or changed."""
+
+
+class TrainingError(PosttrainError):
+    """Training itself went wrong."""
+
+
+class TrainingDivergedError(TrainingError):
+    """The loss or a trained parameter is not a finite number."""
+
+
+class NoValidCheckpointError(TrainingError):
+    """All checkpoints of a stage are damaged."""
+
+
+class DiskSpaceError(PosttrainError, OSError):
+    """The disk is full, or would be."""
+
+
+class RunInterrupted(PosttrainError, SystemExit):
+    """SIGTERM or Ctrl-C arrived; the state is saved and the process ends with exit code 75.
+
+    75 is EX_TEMPFAIL of sysexits.h: not a failure, run the same command again to go on.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 75

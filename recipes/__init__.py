@@ -1,0 +1,1 @@
+"""Short scripts to copy and edit: each is one function that returns a Pipeline."""

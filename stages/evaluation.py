@@ -1,0 +1,134 @@
+"""Exact held-out numbers of a live model: every token, pair and row counts once, whatever the batches.
+
+# B rows of a batch, T tokens of its longest row
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = tuple[Sequence[int], Sequence[int]]  # (input ids, labels), labels -100 where nothing is trained
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Summed log-probabilities (nats) of each row's trained tokens, and how many there are."""
+
+    sums: list[float]
+    counts: list[int]
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean negative log-likelihood per trained token, in nats."""
+        return -sum(self.sums) / max(1, sum(self.counts))
+
+
+_LOGIT_BYTES = 512e6  # of a batch's float32 logits; a vocabulary of 152,000 takes 0.6 MB per token
+
+
+def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
+    """What a causal model gives to the trained tokens of each row; dropout off, no gradients."""
+    import torch
+
+    sums, counts = [0.0] * len(rows), [0] * len(rows)
+    with _evaluating(model):
+        for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
+            ids_BT, mask_BT = _pad([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = _pad([rows[i][1] for i in chosen], -100, model.device)
+            targets_BT = labels_BT[:, 1:]
+            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            for place, i in enumerate(
+                chosen
+            ):  # row by row: float32 log-softmax of the trained positions only
+                at_T = targets_BT[place] != -100
+                values = torch.log_softmax(logits_BTV[place, :-1][at_T].float(), -1)
+                sums[i] = float(values.gather(-1, targets_BT[place][at_T, None]).double().sum())
+                counts[i] = int(at_T.sum())
+    return LogProbs(sums, counts)
+
+
+_SCORED_TOKENS = 4096  # tokens of a batch that a reward model scores
+
+
+def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float]:
+    """What a reward model gives to each row of token ids; dropout off, no gradients."""
+    out = [0.0] * len(rows)
+    with _evaluating(model):
+        for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
+            ids_BT, mask_BT = _pad([rows[i] for i in chosen], pad_id, model.device)
+            logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            for i, score in zip(chosen, logits_B1[:, 0].float().tolist(), strict=True):
+                out[i] = score
+    return out
+
+
+def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
+    with _evaluating(model):
+        ids_BT, mask_BT = _pad(rows, pad_id, model.device)
+        values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float().cpu()
+        return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
+
+
+def mean_kl(p_logits: Any, q_logits: Any) -> float:
+    """Mean KL(p || q) per token in nats, over the positions where p has logits."""
+    import torch
+
+    at = p_logits.abs().sum(-1) > 0
+    p, q = torch.log_softmax(p_logits[at].double(), -1), torch.log_softmax(q_logits[at].double(), -1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Greedy answers to rendered prompts, in one left-padded batch."""
+    import torch
+
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
+    width = max(map(len, ids))
+    pad = tokenizer.pad_token_id
+    batch = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    with _evaluating(model):
+        out = model.generate(
+            input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+    return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out.tolist()]
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
+    """Indices of rows of similar length, longest first, in batches of at most `tokens` padded tokens (or one row)."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
+    """(B, T) rows padded on the right, and the mask of the real tokens."""
+    import torch
+
+    width = max(map(len, rows))
+    padded = [list(row) + [value] * (width - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)

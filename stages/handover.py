@@ -1,0 +1,138 @@
+"""Saving what a stage trained, and proving that what is read back is what was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..pipeline import AdapterRef, ModelRef
+from ..pipeline.base_models import Base, Head
+from ..pipeline.durable import commit_folder, write_json
+from ..pipeline.model_ref import adapter_digest, merge
+from .evaluation import logits, mean_kl
+from .machine import this_machine
+from .proofs import prove_equal
+
+if TYPE_CHECKING:
+    from ..data_formats import TokenTable
+    from .training_stage import TrainingStage
+
+_PROBE_ROWS, _PROBE_TOKENS = 4, 48
+_NF4_TOLERANCE = 1e-2  # 4-bit kernels and dequantised weights add up in another order
+
+Prove = Callable[[str, float], None]  # records a proof's number under its name
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A few held-out rows, cut short, and what the live model gave for them."""
+
+    rows: list[list[int]]
+    pad_id: int
+    live: Any  # (B, T, vocabulary) logits, or (B, 1) scores
+
+    @classmethod
+    def of(cls, model: Any, table: TokenTable, pad_id: int) -> Probe:
+        rows = [table.row(i) for i in range(min(_PROBE_ROWS, len(table)))]
+        ids = [
+            (row.get("input_ids") or row["prompt_ids"] + row["chosen_ids"])[:_PROBE_TOKENS] for row in rows
+        ]
+        return cls(ids, pad_id, logits(model, ids, pad_id))
+
+    def ask(self, model: Any) -> Any:
+        return logits(model, self.rows, self.pad_id)
+
+
+def stands_on(stage: TrainingStage, source: ModelRef) -> ModelRef:
+    """The model below the adapter that the stage trains."""
+    return source.without_last_adapter() if stage.handover == "continue" else source
+
+
+def save_artifact(model: Any, tokenizer: Any, stage: TrainingStage, source: ModelRef, folder: Path) -> Path:
+    """Commit what was trained: an adapter, or the whole model of a full fine-tuning."""
+    stand = stands_on(stage, source)
+    if stage.strategy.capabilities.makes_base:
+
+        def fill(aside: Path) -> None:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+
+        target = folder / "model"
+    else:
+
+        def fill(aside: Path) -> None:
+            model.save_pretrained(aside, selected_adapters=["default"])
+            (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            config = json.loads((aside / "adapter_config.json").read_text("utf-8"))
+            # Plain PEFT would put an adapter of a merged base on the bare one, without an error.
+            merged = f"posttrain:{stand.fingerprint[:16]}"
+            config["base_model_name_or_path"] = merged if stand.adapters else stand.base
+            write_json(aside / "adapter_config.json", config)
+
+        target = folder / "adapter"
+    commit_folder(target, fill, {"stands_on": stand.fingerprint})
+    return target
+
+
+def hand_over(
+    stage: TrainingStage, source: ModelRef, artifact: Path, probe: Probe, prove: Prove
+) -> tuple[ModelRef, Any]:
+    """Rebuild the stage's model from disk and prove that it is the trained one.
+
+    Returns its recipe and the merged model. Raises ArtifactMismatchError.
+    """
+    import torch
+
+    head: Head = "reward" if stage.task == "reward" else "causal_lm"
+    dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    if stage.strategy.capabilities.makes_base:
+        made = ModelRef(str(artifact), Base(str(artifact), artifact).fingerprint, head=head)
+        model = made.load_model(dtype=dtype)
+        prove(
+            "read_back_difference",
+            prove_equal("The model read back", probe.live, probe.ask(model), tolerance),
+        )
+        return made, model
+    stand = stands_on(stage, source)
+    adapter = AdapterRef(artifact, adapter_digest(artifact), stand.fingerprint)
+    if stage.strategy.capabilities.four_bit_base:
+        return _nearer_merge(stand, adapter, head, dtype, probe, prove)
+    made = stand.with_adapter(adapter, head)
+    model = made.load_unmerged(dtype=dtype)
+    prove(
+        "read_back_difference", prove_equal("The adapter read back", probe.live, probe.ask(model), tolerance)
+    )
+    model = merge(model).eval()
+    prove("merged_difference", prove_equal("The merged model", probe.live, probe.ask(model), 10 * tolerance))
+    return made, model
+
+
+def _nearer_merge(
+    stand: ModelRef, adapter: AdapterRef, head: Head, dtype: Any, probe: Probe, prove: Prove
+) -> tuple[ModelRef, Any]:
+    """A QLoRA adapter was trained on 4-bit weights: merge it onto those and onto the 16-bit ones, keep the nearer.
+
+    Nearer: smaller mean KL(trained || merged) in nats per token; of a reward model, smaller mean score difference.
+    """
+    nearest: tuple[float, ModelRef, Any] | None = None
+    for onto in ("nf4", "weights"):
+        made = stand.with_adapter(replace(adapter, merge_onto=onto), head)
+        model = made.load_unmerged(dtype=dtype)
+        if onto == "nf4":
+            values = probe.ask(model)
+            number = prove_equal("The adapter read back", probe.live, values, _NF4_TOLERANCE)
+            prove("read_back_difference", number)
+        model = merge(model).eval()
+        values = probe.ask(model)
+        drift = (
+            mean_kl(probe.live, values) if head == "causal_lm" else float((probe.live - values).abs().mean())
+        )
+        prove(f"merge_drift_{onto}", drift)
+        if nearest is None or drift < nearest[0]:
+            nearest = drift, made, model
+    assert nearest is not None
+    return nearest[1], nearest[2]

@@ -1,0 +1,143 @@
+"""What a stage will cost, from configs and token counts alone: no weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..pipeline import ModelRef, StagePlan
+from .machine import this_machine
+from .token_tables import Tables, load_tables
+
+if TYPE_CHECKING:
+    from .training_stage import TrainingStage
+
+_OPTIMIZER_BYTES = 4 + 8  # per trained parameter: float32 gradient and AdamW's two moments
+_NF4_BYTES = 0.56  # per parameter: 4 bits and the doubly quantised scales
+_CHECKPOINTS = 3  # two kept and one being written
+_TOKENIZER_BYTES = 5_000_000
+_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A model's shape under a strategy."""
+
+    total: int  # parameters with the adapter
+    trainable: int
+    linear: int  # parameters that a 4-bit base quantises
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+
+
+def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
+    """Counts of the real token tables, exact parameter counts, estimated memory and disk."""
+    from ..pipeline.base_models import shared_tokenizer
+
+    base = start.find()
+    tables = load_tables(stage.request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+    report, sizes = tables.report, _sizes(stage.strategy, stage.task, base.folder)
+    longest = longest_row(tables, stage)
+    return StagePlan(
+        rows=len(tables.train),
+        tokens=report.tokens,
+        trained_share=report.trained_tokens / max(1, report.tokens),
+        cut=report.rows_cut,
+        dropped=report.rows_dropped,
+        held_out=len(tables.held_out) if tables.held_out else 0,
+        steps=steps_of(stage, len(tables.train)),
+        trainable_parameters=sizes.trainable,
+        total_parameters=sizes.total,
+        memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
+        disk_bytes=_disk_bytes(stage, sizes),
+        notes=tuple(report.lines()),
+    )
+
+
+def longest_row(tables: Tables, stage: TrainingStage) -> int:
+    """Tokens of the longest row that is trained on; of a pair, prompt and longer answer."""
+    return min(tables.report.length_max, stage.max_length)
+
+
+def steps_of(stage: TrainingStage, rows: int) -> int:
+    """Optimizer steps, counted as the Trainer counts them."""
+    if stage.max_steps is not None:
+        return stage.max_steps
+    batches = math.ceil(rows / stage.batch_size)
+    per_epoch = max(1, math.ceil(batches / stage.gradient_accumulation))
+    return math.ceil(per_epoch * (stage.resolved_epochs or 1.0))
+
+
+def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> bool:
+    """Recompute activations (slower by a third and more) only where a batch of the longest rows would not fit."""
+    given = stage.trainer_args.get("gradient_checkpointing")
+    if given is not None:
+        return bool(given)
+    sizes = _sizes(stage.strategy, stage.task, start.find().folder)
+    return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
+
+
+def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool) -> int:
+    """Weights, gradients, optimizer, activations of one batch, and the logits of the fused head's blocks."""
+    capabilities, on_gpu = stage.strategy.capabilities, this_machine().on_gpu
+    width = 4 if capabilities.makes_base or not on_gpu else 2  # bytes of a frozen parameter
+    frozen = sizes.total - sizes.trainable
+    quantised = sizes.linear if capabilities.four_bit_base else 0
+    weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
+    if stage.trainer == "dpo" and capabilities.makes_base:
+        weights *= 2  # the reference is a model of its own
+    sides = 1 if stage.trainer == "sft" else 2  # pairs go through the model together
+    tokens = stage.batch_size * sides * length
+    # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
+    # adapters, norms, rotary copies, attention, and the three products of the feed-forward block.
+    per_token = (21 * sizes.hidden + 9 * sizes.intermediate) * (2 if this_machine().bf16 else 4)
+    kept_layers = 1 if checkpointing else sizes.layers
+    activations = tokens * (per_token * kept_layers + sizes.hidden * 4 * sizes.layers)
+    head = min(tokens, 1024) * sizes.vocabulary * 4 * 2 if stage.task == "policy" else 0
+    return int(weights + sizes.trainable * _OPTIMIZER_BYTES + activations + head)
+
+
+def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
+    """Checkpoints kept while training, and what stays."""
+    artifact = sizes.trainable * 4 + _TOKENIZER_BYTES
+    return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
+
+
+@lru_cache(maxsize=16)
+def _sizes(strategy: Any, task: Any, folder: Path) -> Sizes:
+    """Exact counts from a model without storage."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ..pipeline.model_ref import with_reward_head
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        linear = sum(
+            layer.weight.numel()
+            for name, layer in model.named_modules()
+            if type(layer) is torch.nn.Linear and not name.endswith("lm_head")
+        )
+        model.requires_grad_(False)
+        if task == "reward":
+            model = with_reward_head(model)
+        with torch.device("meta"):
+            model = strategy.wrap(model, task, 0)
+    text = config.get_text_config()
+    parameters = list(model.parameters())
+    return Sizes(
+        total=sum(p.numel() for p in parameters),
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        linear=linear,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        layers=text.num_hidden_layers,
+        vocabulary=text.vocab_size,
+    )

@@ -1,0 +1,64 @@
+"""Reward modelling: learn which of two answers people prefer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..data_formats import Kind
+from .evaluation import scores
+from .strategies import Task
+from .training_stage import Metrics, TrainingStage
+from .trl_api import TrainerKind
+
+if TYPE_CHECKING:
+    from ..data_formats import TokenTable
+
+
+@dataclass(frozen=True)
+class RewardModel(TrainingStage):
+    """One score per conversation, trained so that the chosen answer scores higher (Bradley-Terry).
+
+    The policy stays as it is; the reward model stands on the same weights with its own adapter and head.
+
+    >>> RewardModel(LoRA(r=16), data="pairs.jsonl")     # doctest: +SKIP
+    """
+
+    makes: ClassVar[str] = "reward"
+    kind: ClassVar[Kind] = "preference"
+    trainer: ClassVar[TrainerKind] = "reward"
+    task: ClassVar[Task] = "reward"
+    full_learning_rate: ClassVar[float] = 1e-5
+    handovers: ClassVar[tuple[str, ...]] = ("merge",)
+
+    def trainer_table(self, table: TokenTable) -> TokenTable:
+        """Prompt and answer joined: the trainer scores whole conversations."""
+        return table.joined()
+
+    def measuring(
+        self, model: Any, held_out: TokenTable, pad_id: int
+    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+        """loss (nats), accuracy (share of pairs ranked rightly), margin (mean score difference)."""
+        joined = held_out.joined()
+        rows = [joined.row(i) for i in range(len(joined))]
+
+        def measure(model: Any) -> Metrics:
+            values = scores(
+                model, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], pad_id
+            )
+            differences = [c - r for c, r in zip(values, values[len(rows) :], strict=False)]
+            return pair_metrics(differences)
+
+        return measure(model), measure
+
+
+def pair_metrics(differences: Sequence[float]) -> Metrics:
+    """loss -log sigmoid(d) in nats, accuracy (a tie counts half) and mean of the differences chosen - rejected."""
+    count = len(differences)
+    return {
+        "loss": sum(math.log1p(math.exp(-abs(d))) + max(-d, 0.0) for d in differences) / count,
+        "accuracy": sum((d > 0) + 0.5 * (d == 0) for d in differences) / count,
+        "margin": sum(differences) / count,
+    }

@@ -1,0 +1,54 @@
+"""What a strategy is: which parameters a stage trains, and what may be done with the result."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ...pipeline.settings import CheckedSettings
+
+if TYPE_CHECKING:
+    import torch
+
+Task = Literal["policy", "reward"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """One row of the capability table; checked while the Pipeline is built."""
+
+    mergeable: bool  # its result joins the weights, so any strategy may follow
+    continuable: bool  # the next stage may train the same adapter on
+    identity_at_start: bool  # the fresh policy is its reference, to the bit
+    makes_base: bool = False  # trains the base itself, so the result is a new base
+    four_bit_base: bool = False  # trains over a 4-bit base; the merge is measured
+
+
+@dataclass(frozen=True)
+class Strategy(CheckedSettings):
+    """Base class of strategies. It knows PEFT, not TRL."""
+
+    capabilities: ClassVar[Capabilities]
+    learning_rate_factor: ClassVar[float]  # against the stage's rate for full fine-tuning
+
+    @abstractmethod
+    def wrap(self, model: Any, task: Task, seed: int) -> Any:
+        """Make `model` trainable; adapters are drawn from `seed`. Returns the model to train."""
+
+    def weights_dtype(self, on_gpu: bool) -> torch.dtype:
+        """The dtype in which the base is loaded."""
+        import torch
+
+        return torch.bfloat16 if on_gpu else torch.float32
+
+    def prepare_base(self, model: Any) -> Any:
+        """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""
+        return model
+
+
+def capability_table() -> list[tuple[str, Capabilities]]:
+    """(strategy name, capabilities) of every shipped strategy, for the docs and the command line."""
+    from . import SHIPPED
+
+    return [(kind.__name__, kind.capabilities) for kind in SHIPPED]

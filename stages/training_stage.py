@@ -1,0 +1,227 @@
+"""What CPT, SFT, RewardModel and DPO share: a strategy, data, about ten settings, and how they are resolved."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from posttrain.errors import SettingError, StrategyError
+
+from ..data_formats import Kind, Source, detect
+from ..pipeline import ModelRef, Setting, Stage, StageContext, StagePlan, StageResult
+from ..pipeline.settings import as_plain, check_choice, check_number, refuse
+from .strategies import LoRA, Strategy, Task
+from .token_tables import Request
+from .trl_api import TrainerKind, check_trainer_args
+
+if TYPE_CHECKING:
+    from ..data_formats import TokenTable
+    from .evaluation import Row
+
+Overlong = Literal["error", "drop", "truncate", "split"]
+Handover = Literal["merge", "continue"]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingStage(Stage):
+    """The common settings of the stages on TRL's trainers.
+
+    strategy: what is trained. data: a file or a list of rows; None is the packaged sample.
+    eval_data: held-out rows; None keeps 5 % of the data, at least 8 rows, out of training.
+    learning_rate: peak; None takes the stage's rate for full tuning, times 10 for adapters.
+    epochs: passes over the data. max_steps: optimizer steps, instead of epochs.
+    batch_size: rows per device and step. gradient_accumulation: such batches per optimizer step.
+    max_length: tokens per row. overlong: what to do with longer rows; "error" stops above 1 % of the rows.
+    handover: "merge" puts the adapters made so far into the weights and trains a fresh one; "continue" trains the
+    last adapter on.
+    trainer_args: any other field of TRL's config, by its name there.
+    """
+
+    strategy: Strategy = field(default_factory=LoRA)
+    data: Source | None = field(default=None, kw_only=True)
+    eval_data: Source | None = field(default=None, kw_only=True)
+    learning_rate: float | None = field(default=None, kw_only=True)
+    epochs: float | None = field(default=None, kw_only=True)
+    max_steps: int | None = field(default=None, kw_only=True)
+    batch_size: int = field(default=8, kw_only=True)
+    gradient_accumulation: int = field(default=1, kw_only=True)
+    max_length: int = field(default=1024, kw_only=True)
+    overlong: Overlong | None = field(default=None, kw_only=True)
+    handover: Handover = field(default="merge", kw_only=True)
+    trainer_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    needs: ClassVar[tuple[str, ...]] = ("policy",)
+    makes: ClassVar[str] = "policy"
+    kind: ClassVar[Kind]
+    trainer: ClassVar[TrainerKind]
+    task: ClassVar[Task] = "policy"
+    full_learning_rate: ClassVar[float]
+    default_epochs: ClassVar[float] = 1.0
+    default_overlong: ClassVar[Overlong] = "error"
+    handovers: ClassVar[tuple[str, ...]] = ("merge", "continue")
+    has_reference: ClassVar[bool] = False  # whether the loss compares the policy with itself as it started
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        if not isinstance(self.strategy, Strategy):
+            made = f"{self.strategy.__name__}()" if isinstance(self.strategy, type) else "LoRA()"
+            refuse(owner, "strategy", self.strategy, f"a strategy such as {made}")
+        check_number(owner, "learning_rate", self.learning_rate, above=0.0, below=1.0)
+        check_number(owner, "epochs", self.epochs, above=0.0)
+        check_number(owner, "max_steps", self.max_steps, least=1, whole=True)
+        for name in ("batch_size", "gradient_accumulation", "max_length"):
+            value = getattr(self, name)
+            if value is None:
+                refuse(owner, name, value, "a whole number")
+            check_number(owner, name, value, least=1, whole=True)
+        if self.epochs is not None and self.max_steps is not None:
+            raise SettingError(f"{owner}: epochs and max_steps are both given; leave one out.")
+        if self.overlong is not None:
+            ways = ("error", "drop", "truncate") + (() if self.kind == "preference" else ("split",))
+            check_choice(owner, "overlong", self.overlong, ways)
+        check_choice(owner, "handover", self.handover, self.handovers)
+        if not isinstance(self.trainer_args, Mapping):
+            refuse(owner, "trainer_args", self.trainer_args, "a dict of TRL settings")
+        check_trainer_args(owner, self.trainer, self.trainer_args)
+
+    def check(self, before: Sequence[Stage]) -> None:
+        """Data that can be read, and a hand-over that the strategies allow."""
+        for source in (self.request.source, self.request.eval_source):
+            if source is not None:
+                detect(source, self.kind)
+        makers = [stage for stage in before if stage.makes == "policy"]
+        if not makers or not isinstance(makers[-1], TrainingStage):
+            if self.handover == "continue":
+                raise StrategyError(
+                    f"Stage {self.title}: handover='continue' needs a stage before it that trains an adapter; there is "
+                    "none, so leave handover out."
+                )
+            return
+        last = makers[-1]
+        if self.handover == "continue":
+            _check_continue(self, last)
+        elif not last.strategy.capabilities.mergeable:
+            raise StrategyError(
+                f"Stage {self.title} cannot follow {last.title}: a {type(last.strategy).__name__} adapter cannot be "
+                f"merged; continue it with handover='continue', or use another strategy in {last.title}."
+            )
+
+    @property
+    def request(self) -> Request:
+        """What decides the stage's token tables."""
+        overlong = self.overlong or self.default_overlong
+        return Request(self.data, self.eval_data, self.kind, self.max_length, overlong)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Settings by value, data by content: the path of a file changes nothing."""
+        plain = as_plain(self)
+        hidden = ("name", "data", "eval_data", "max_length", "overlong", "learning_rate", "epochs")
+        return {
+            **{name: value for name, value in plain.items() if name not in hidden},
+            "learning_rate": self.resolved_learning_rate,
+            "epochs": self.resolved_epochs,
+            "tables": self.request.identity(),
+        }
+
+    @property
+    def resolved_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return float(f"{self.full_learning_rate * self.strategy.learning_rate_factor:.6g}")
+
+    @property
+    def resolved_epochs(self) -> float | None:
+        """None when `max_steps` decides."""
+        if self.max_steps is not None:
+            return None
+        return self.default_epochs if self.epochs is None else self.epochs
+
+    def settings(self) -> tuple[Setting, ...]:
+        from .machine import this_machine
+
+        kind, strategy = type(self).__name__, type(self.strategy).__name__
+        machine = this_machine()
+        resolved = {
+            "learning_rate": (self.resolved_learning_rate, f"default of {kind} with {strategy}"),
+            "epochs": (
+                self.resolved_epochs,
+                f"default of {kind}" if self.max_steps is None else "max_steps decides",
+            ),
+            "overlong": (self.request.overlong, f"default of {kind}"),
+            "data": (str(self.request.source), "packaged sample"),
+            "eval_data": (
+                "5 % of data, at least 8 rows"
+                if self.request.eval_source is None
+                else str(self.request.eval_source),
+                "default" if self.data is not None else "packaged sample",
+            ),
+        }
+        rows = [Setting("strategy", as_plain(self.strategy), "given")]
+        for name, value in as_plain(self).items():
+            if name in ("type", "name", "strategy", "trainer_args"):
+                continue
+            if name in resolved and value is None:
+                rows.append(Setting(name, *resolved[name]))
+            elif isinstance(value, list):  # rows in memory are data, not a setting to print
+                rows.append(Setting(name, f"{len(value)} rows in memory", "given"))
+            else:
+                default = self.__dataclass_fields__[name].default
+                rows.append(Setting(name, value, f"default of {kind}" if value == default else "given"))
+        rows.append(Setting("bf16", machine.bf16, f"this machine ({machine.name})"))
+        rows.append(
+            Setting("gradient_checkpointing", "auto", "on where the memory estimate of plan() asks for it")
+        )
+        replaced = {name for name in self.trainer_args}
+        rows = [row for row in rows if row.name not in replaced]
+        rows += [Setting(name, as_plain(value), "trainer_args") for name, value in self.trainer_args.items()]
+        return tuple(rows)
+
+    def trainer_arguments(self) -> Mapping[str, Any]:
+        """What this kind of trainer needs besides the common arguments."""
+        return {}
+
+    def trainer_table(self, table: TokenTable) -> TokenTable:
+        """The rows in the columns that the trainer reads."""
+        return table
+
+    @abstractmethod
+    def measuring(
+        self, model: Any, held_out: TokenTable, pad_id: int
+    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+        """Held-out numbers of the model as it starts, and the function that takes them again later."""
+
+    @property
+    def first_loss(self) -> float | None:
+        """What the loss of step 1 must be; None where nothing is known about it."""
+        return None
+
+    def reference_rows(self, table: TokenTable) -> list[Row]:
+        """Answers on which policy and reference must agree before step 1; none where there is no reference."""
+        return []
+
+    def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+        from .planning import plan_stage
+
+        return plan_stage(self, inputs["policy"])
+
+    def run(self, context: StageContext) -> StageResult:
+        from .training import train
+
+        return train(self, context)
+
+
+def _check_continue(stage: TrainingStage, last: TrainingStage) -> None:
+    name = type(last.strategy).__name__
+    if not last.strategy.capabilities.continuable:
+        raise StrategyError(
+            f"Stage {stage.title}: handover='continue' after {last.title} is not possible, {name} leaves no adapter to "
+            "train on; leave handover out, the new base is taken over anyway."
+        )
+    if stage.strategy != last.strategy:
+        raise StrategyError(
+            f"Stage {stage.title}: handover='continue' trains the adapter of {last.title} on, so both need the same "
+            f"strategy; {last.title} has {last.strategy}, {stage.title} has {stage.strategy}."
+        )

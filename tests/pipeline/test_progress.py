@@ -1,0 +1,68 @@
+"""The display says where a run is, in a notebook's cell as in a terminal, and is silent otherwise."""
+
+from typing import Any
+
+import pytest
+
+from posttrain.pipeline import progress
+from posttrain.pipeline.progress import Display, Line
+
+
+class Screen:
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+
+    def add(self, line: Line) -> None:
+        self.lines.append(line)
+
+    def change(self, line: Line) -> None:
+        self.lines[-1] = line
+
+    def close(self) -> None:
+        self.lines.append(Line("closed"))
+
+
+def drive(display: Display) -> None:
+    with display:
+        display.skip_stage(0)
+        display.begin_stage(1)
+        display.begin_steps(2, 5)
+        display.step(3, {"loss": 1.23456, "tokens_per_second": 99.6})
+        display.end_stage("loss 2.000 -> 1.000")
+
+
+def test_lines_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(progress, "_screen", lambda: screen)
+    drive(Display(["cpt", "sft"]))
+    assert screen.lines == [
+        Line("stage 1 of 2  cpt: unchanged, skipped", "", 1, 1),
+        Line("stage 2 of 2  sft: done", "loss 2.000 -> 1.000", 3, 5),
+        Line("closed"),
+    ]
+
+
+def test_a_notebook_cell_is_rewritten_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, data: dict[str, str], raw: bool) -> None:
+            shown.append(data["text/plain"])
+
+    import sys
+    import types
+
+    module: Any = types.ModuleType("IPython.display")
+    module.display = lambda *_, **__: Handle()
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(progress, "_screen", progress._Notebook)
+    drive(Display(["cpt", "sft"]))
+    assert "stage 2 of 2  sft: training  3/5  loss 1.2346  100 tokens/s" in shown[-2]
+    assert shown[-1].splitlines()[0] == "stage 1 of 2  cpt: unchanged, skipped  1/1  "
+
+
+def test_silence_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    drive(Display(["cpt", "sft"]))
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
