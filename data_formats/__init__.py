@@ -21,11 +21,18 @@ from .reader import digest as digest
 if TYPE_CHECKING:
     from .encoding import Encoded as Encoded
     from .encoding import encode as encode
+    from .encoding import encode_held_out as encode_held_out
     from .report import DataReport as DataReport
     from .table import TokenTable as TokenTable
 
 # A Pipeline is built and checked with the names above; these load on first use.
-_LATER = {"Encoded": "encoding", "encode": "encoding", "DataReport": "report", "TokenTable": "table"}
+_LATER = {
+    "Encoded": "encoding",
+    "encode": "encoding",
+    "encode_held_out": "encoding",
+    "DataReport": "report",
+    "TokenTable": "table",
+}
 
 
 def __getattr__(name: str) -> Any:

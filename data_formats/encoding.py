@@ -25,17 +25,34 @@ class Encoded:
 def encode(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlong: Overlong
 ) -> Encoded:
-    """Render every example once, find and prove what is trained, and fit the rows into max_length."""
-    _check_settings(examples.kind, max_length, overlong)
-    tally = Tally()
-    table = ENCODERS[examples.kind](Work(tokenizer, max_length, overlong, tally), examples.examples)
-    if not len(table):
-        reasons = (
-            ", ".join(f"{number} {reason}" for reason, number in tally.dropped.items()) or "no row was read"
-        )
+    """Render every example once, find and prove what is trained, and fit the rows into max_length.
+
+    Raises DataError: OverlongError, RowError, or EmptyStageDataError when no row is left.
+    """
+    encoded = _encode(examples, tokenizer, max_length, overlong)
+    if not len(encoded.table):
+        reasons = encoded.report.reasons() or "no row was read"
         raise EmptyStageDataError(
             f"{examples.source}: nothing is left to train on ({reasons}); check the data and max_length={max_length}."
         )
+    return encoded
+
+
+def encode_held_out(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlong: Overlong
+) -> Encoded:
+    """As `encode`, for rows that are only measured: too long a row is dropped and counted where training would
+    stop, and none may be left.
+    """
+    return _encode(examples, tokenizer, max_length, "drop" if overlong == "error" else overlong)
+
+
+def _encode(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: Overlong
+) -> Encoded:
+    _check_settings(examples.kind, max_length, overlong)
+    tally = Tally()
+    table = ENCODERS[examples.kind](Work(tokenizer, max_length, overlong, tally), examples.examples)
     return Encoded(table, _report(examples, table, tally, max_length))
 
 
@@ -64,13 +81,13 @@ def _report(examples: Examples, table: TokenTable, tally: Tally, max_length: int
         trained_tokens=table.trained_tokens,
         length_p50=percentile(tally.lengths, 0.5),
         length_p95=percentile(tally.lengths, 0.95),
-        length_max=max(tally.lengths),
+        length_max=max(tally.lengths, default=0),
         max_length=max_length,
         overlong_rows=sum(length > max_length for length in tally.lengths),
-        smallest_max_length_that_fits=max(tally.lengths),
+        smallest_max_length_that_fits=max(tally.lengths, default=0),
         stop_tokens_lost=tally.stop_tokens_lost,
         injected_text=tally.injected_text or "",
         identical_pairs=tally.identical_pairs,
-        length_bias=tally.longer_chosen / len(tally.lengths),
+        length_bias=tally.longer_chosen / max(1, len(tally.lengths)),
         notes=(*examples.notes, *tally.notes()),
     )

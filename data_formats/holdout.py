@@ -13,7 +13,7 @@ HASHES = 2**64
 
 
 def hold_out(examples: Examples, share: float = 0.05, at_least: int = 8) -> tuple[Examples, Examples]:
-    """(train, held-out). Fewer than 2 * at_least different rows: the held-out part is empty.
+    """(train, held-out). Fewer than 2 * at_least different rows: the held-out part is empty, and a note says so.
 
     A row is held out when its hash lies in the lowest `share` of all hashes, or is among the `at_least` lowest
     of this source. So a row that was trained on stays so when rows are appended, and duplicates stay together.
@@ -23,7 +23,8 @@ def hold_out(examples: Examples, share: float = 0.05, at_least: int = 8) -> tupl
     hashes = [_hash(example) for example in examples.examples]
     distinct = sorted(set(hashes))
     if share == 0 or len(distinct) < 2 * at_least:
-        return examples, replace(examples, examples=())
+        few = f"no rows are held out, because there are {len(distinct)} different ones and it takes {2 * at_least}; give eval_data to have the stage measured"
+        return replace(examples, notes=(*examples.notes, few)), replace(examples, examples=())
     limit = max(distinct[at_least - 1] + 1 if at_least else 0, int(share * HASHES))
     train = tuple(e for e, number in zip(examples.examples, hashes, strict=True) if number >= limit)
     held = tuple(e for e, number in zip(examples.examples, hashes, strict=True) if number < limit)

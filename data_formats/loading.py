@@ -16,7 +16,8 @@ from .format import BadRow, DataFormat
 from .reader import Record, name_of, records
 from .registry import format_of
 
-SHOWN_FAULTS = 20
+SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
+SHOWN_ALIKE = 3  # with the same reason in the same field
 IDENTICAL_PAIRS_ALLOWED = 0.2
 SAMPLES = {"text": "text", "conversation": "chat", "preference": "preference"}
 
@@ -86,15 +87,17 @@ def _refuse_identical_pairs(examples: list[Example]) -> None:
 
 @dataclass
 class _Faults:
-    """Bad rows: the first twenty in words, all of them counted by kind."""
+    """Bad rows: the first of each reason in words, all of them counted by kind."""
 
     rows: int = 0  # all of them, good and bad
     lines: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
+    alike: Counter[tuple[str, str]] = field(default_factory=Counter)  # by field and reason
 
     def add(self, place: str, bad: BadRow) -> None:
         self.kinds[bad.fault] += 1
-        if len(self.lines) < SHOWN_FAULTS:
+        self.alike[bad.field, bad.reason] += 1
+        if len(self.lines) < SHOWN_FAULTS and self.alike[bad.field, bad.reason] <= SHOWN_ALIKE:
             self.lines.append(f"{place} {bad.field}: {bad.reason}" if bad.field else f"{place}: {bad.reason}")
 
     def raise_if_any(self) -> None:

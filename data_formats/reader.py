@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def find(path: Path) -> Path:
     """The path, if a reader can take it."""
     if path.is_dir():
         raise DataFileError(f"{path}: this is a folder; name one file in it.")
+    if not path.exists() and re.fullmatch(r"[\w-]+/[\w-]+", str(path)) and not path.parent.is_dir():
+        raise DataFileError(
+            f"{path}: there is no such file, and data sets are not read from the Hub; download it and give the file."
+        )
     if not path.exists():
         raise DataFileError(f"{path}: there is no such file.{_neighbours(path)}")
     if path.suffix.lower() not in READERS:

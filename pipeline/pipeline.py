@@ -25,7 +25,7 @@ from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
 from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
-from .settings import as_plain
+from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan
 from .tracking import check_tracker, start_tracker
 
@@ -50,12 +50,14 @@ class Pipeline:
     def __init__(
         self,
         stages: Sequence[Stage],
-        *,
         model: str | Path | ModelRef = "embedded",
+        *,
         run_dir: str | Path | None = None,
         seed: int = 0,
         track: str = "none",
+        **unknown: Any,
     ) -> None:
+        refuse_unknown("Pipeline", unknown, ("stages", "model", "run_dir", "seed", "track"))
         check_chain(stages)
         if isinstance(model, ModelRef):
             if model.head != "causal_lm":

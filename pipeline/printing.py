@@ -21,8 +21,15 @@ def print_settings(stages: Sequence[tuple[str, str, Sequence[Setting]]]) -> None
     for title, kind, settings in stages:
         table = Table("setting", "value", "from", title=f"{title} ({kind})", title_justify="left")
         for setting in settings:
-            table.add_row(setting.name, str(setting.value), setting.source)
+            table.add_row(setting.name, _value(setting.value), setting.source)
         console.print(table, markup=False)
+
+
+def _value(value: Any) -> str:
+    """A strategy as it was written, LoRA(r=16, ...), everything else as Python shows it."""
+    if isinstance(value, dict) and "type" in value:
+        return f"{value['type']}({', '.join(f'{k}={v!r}' for k, v in value.items() if k != 'type')})"
+    return str(value)
 
 
 def print_plan(titles: Sequence[str], plans: Sequence[StagePlan | None]) -> None:
@@ -45,6 +52,7 @@ def _bytes(count: int) -> str:
 
 
 _ROWS: tuple[tuple[str, Any], ...] = (
+    ("rows read", lambda p: f"{p.rows_read:,}"),
     ("rows trained on", lambda p: f"{p.rows:,}"),
     ("rows held out", lambda p: f"{p.held_out:,}"),
     ("rows cut / dropped", lambda p: f"{p.cut:,} / {p.dropped:,}"),
@@ -58,26 +66,22 @@ _ROWS: tuple[tuple[str, Any], ...] = (
 
 
 def print_summary(run: Run) -> None:
-    """Print each stage's held-out numbers before and after, its rows, and what the hand-over proved."""
+    """Print each stage's held-out numbers before and after, what became of its rows, and what was proven."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    table = Table(
-        "stage",
-        "metric",
-        "before",
-        "after",
-        "rows / held out",
-        "seconds",
-        title="Before and after, on held-out rows",
-    )
+    table = Table("stage", "metric", "before", "after", "seconds", title="Before and after, on held-out rows")
     for record in run:
-        rows = f"{record.data.get('rows_kept', 0)} / {record.data.get('rows_held_out', 0)}"
         for place, (name, before, after) in enumerate(_changes(record)):
-            first = (record.name, rows, f"{record.seconds:.0f}") if place == 0 else ("", "", "")
-            table.add_row(first[0], name, f"{before:.4f}", f"{after:.4f}", first[1], first[2])
+            first = (record.name, f"{record.seconds:.0f}") if place == 0 else ("", "")
+            table.add_row(first[0], name, f"{before:.4f}", f"{after:.4f}", first[1])
     console.print(table)
+    rows = Table("stage", "read", "trained on", "held out", "cut", "dropped", title="Rows")
+    for record in run:
+        counts = [f"{count:,}" for count in record.row_counts.values()]
+        rows.add_row(record.name, *counts)
+    console.print(rows)
     proofs = Table("stage", "proof", "measured", title="Proofs of the hand-overs")
     for record in run:
         for name, value in record.proofs.items():

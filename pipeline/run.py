@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import CorruptArtifactError, RunFolderError
+from posttrain.errors import CorruptArtifactError, NoSuchStageError, RunFolderError
 
 from .durable import read_sealed, write_sealed
 from .events import METRICS, read_metrics
@@ -18,7 +18,7 @@ RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StageRecord:
     """A finished stage."""
 
@@ -34,10 +34,27 @@ class StageRecord:
     settings: Sequence[Mapping[str, Any]]
     seconds: float  # wall time of the attempt that finished it
 
+    def __repr__(self) -> str:
+        numbers = {name: round(value, 4) for name, value in self.metrics.items()}
+        return f"StageRecord({self.name}, {self.seconds:.0f} s, {numbers})"
+
     @property
     def history(self) -> list[dict[str, Any]]:
         """One dict per optimizer step, from `metrics.jsonl`."""
         return read_metrics(self.folder / METRICS)
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """What became of the rows: read, trained_on, held_out, cut, dropped; the last two of both parts."""
+        held_out: Mapping[str, Any] = self.data.get("held_out") or {}
+        return {
+            "read": self.data.get("rows_read", 0),
+            "trained_on": self.data.get("rows_kept", 0),
+            "held_out": self.data.get("rows_held_out", 0),
+        } | {
+            name: self.data.get(f"rows_{name}", 0) + held_out.get(f"rows_{name}", 0)
+            for name in ("cut", "dropped")
+        }
 
     def verify(self) -> None:
         """Raises CorruptArtifactError when a file of the stage's models changed since it was committed."""
@@ -73,7 +90,7 @@ class StageRecord:
 _PLAIN = ("name", "type", "key", "metrics", "data", "proofs", "samples", "settings", "seconds")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder, read: `run["sft"].metrics`, `run.model.load()`."""
 
@@ -81,10 +98,13 @@ class Run:
     stages: Mapping[str, StageRecord]
     start: ModelRef  # the untrained model
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, stages: {', '.join(self.stages) or 'none'})"
+
     def __getitem__(self, name: str) -> StageRecord:
         if name not in self.stages:
-            raise KeyError(
-                f"{self.folder} has no finished stage {name!r}; it has {', '.join(self.stages) or 'none'}"
+            raise NoSuchStageError(
+                f"{self.folder} has no finished stage {name!r}; it has {', '.join(self.stages) or 'none'}."
             )
         return self.stages[name]
 

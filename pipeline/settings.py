@@ -32,12 +32,35 @@ class CheckedSettings:
         return super().__new__(cls)
 
 
+# What the same thing is called in TRL and transformers, LLaMA-Factory, ms-swift, axolotl and Unsloth.
+_KNOWN_ELSEWHERE = {
+    "epochs": ("num_train_epochs", "num_epochs", "n_epochs"),
+    "batch_size": ("per_device_train_batch_size", "micro_batch_size", "train_batch_size"),
+    "gradient_accumulation": ("gradient_accumulation_steps", "grad_accum"),
+    "learning_rate": ("lr",),
+    "max_length": ("cutoff_len", "max_seq_length", "max_seq_len", "sequence_len", "model_max_length"),
+    "data": ("dataset", "datasets", "train_dataset", "train_data", "data_files", "dataset_path"),
+    "eval_data": ("eval_dataset", "val_dataset", "test_datasets", "validation_data"),
+    "strategy": ("peft_config", "finetuning_type", "train_type", "peft"),
+    "beta": ("pref_beta", "dpo_beta"),
+    "r": ("rank", "lora_r", "lora_rank"),
+    "alpha": ("lora_alpha",),
+    "dropout": ("lora_dropout",),
+    "target_modules": ("lora_target", "lora_target_modules"),
+    "model": ("model_name_or_path", "base_model", "model_id", "model_name"),
+    "run_dir": ("output_dir", "save_dir"),
+    "track": ("report_to",),
+    "seed": ("random_seed",),
+}
+
+
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises SettingError naming the first of `given` that is not in `known`, with the nearest that is."""
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            near = [ours for ours, others in _KNOWN_ELSEWHERE.items() if name in others and ours in known]
+            near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known)[:20])}."
             raise SettingError(f"{owner} has no setting {name!r}; {hint}")
 
@@ -72,7 +95,7 @@ def check_choice(owner: str, name: str, value: Any, choices: Iterable[str]) -> N
     """Raises SettingError unless `value` is one of `choices`."""
     choices = list(choices)
     if value not in choices:
-        refuse(owner, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+        refuse(owner, name, value, "one of " * (len(choices) > 1) + ", ".join(map(repr, choices)))
 
 
 def as_plain(value: Any) -> Any:

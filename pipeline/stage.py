@@ -46,10 +46,11 @@ class StageResult:
 class StagePlan:
     """What a stage will cost; estimated without loading weights."""
 
-    rows: int
+    rows_read: int  # of the stage's data; the counts below also hold windows of split rows
+    rows: int  # trained on
     tokens: int
     trained_share: float  # of the tokens, 0 to 1
-    cut: int
+    cut: int  # of the rows trained on and held out
     dropped: int
     held_out: int
     steps: int

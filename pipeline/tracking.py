@@ -1,6 +1,7 @@
 """Experiment tracking: wandb, TensorBoard, or none. One run per stage, one group per pipeline; never a prompt."""
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,9 +33,13 @@ class WandbTracker:
     def __init__(self, group: str, stage: str, key: str, config: Mapping[str, Any], folder: Path) -> None:
         import wandb
 
+        # Finds a key without asking for one and without the network; the user's own WANDB_MODE goes first.
+        mode = os.environ.get("WANDB_MODE") or (
+            "online" if wandb.login(prompt=False, verify=False) else "offline"
+        )
         self._run = wandb.init(
             project="posttrain", group=group, name=stage, id=key[:16], resume="allow", config=dict(config),
-            dir=str(folder), mode="online" if wandb.api.api_key else "offline",
+            dir=str(folder), mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The command line. `posttrain --help` answers in a tenth of a second: nothing heavy is imported for it."""
+"""The command line. Nothing heavy is imported for `posttrain --help`, so that it answers at once."""
 
 from __future__ import annotations
 

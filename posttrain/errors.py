@@ -19,6 +19,7 @@ PosttrainError
 ├── RunFolderError
 │   ├── RunLockedError                  another process works in the folder
 │   ├── OtherPipelineError              the folder belongs to another pipeline
+│   ├── NoSuchStageError (KeyError)     run["name"] of a stage that has not finished there
 │   └── CorruptArtifactError            a committed file is missing, cut, or changed
 ├── TrainingError
 │   ├── TrainingDivergedError           the loss is not a finite number
@@ -105,6 +106,12 @@ class RunLockedError(RunFolderError):
 
 class OtherPipelineError(RunFolderError):
     """The run folder belongs to another pipeline."""
+
+
+class NoSuchStageError(RunFolderError, KeyError):
+    """The run has no finished stage of that name."""
+
+    __str__ = Exception.__str__  # KeyError would put the sentence in quotes
 
 
 class CorruptArtifactError(RunFolderError):

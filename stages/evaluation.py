@@ -101,15 +101,23 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off, no gradients, and none of the mixed precision that accelerate puts around a trained model.
+
+    So a model gives the same numbers before training, after it, and when it is read back from disk.
+    """
     import torch
 
-    training = model.training
+    training, autocast = model.training, None
+    if "_original_forward" in vars(model):
+        autocast, model.forward = model.forward, model._original_forward
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         model.train(training)
+        if autocast is not None:
+            model.forward = autocast
 
 
 def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from posttrain.errors import SettingError
 
 from ..pipeline import ModelRef, StagePlan
 from .machine import this_machine
@@ -41,22 +44,36 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
 
     base = start.find()
     tables = load_tables(stage.request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
-    report, sizes = tables.report, _sizes(stage.strategy, stage.task, base.folder)
+    report, held = tables.report, tables.held_out_report
+    sizes = _sizes(stage.strategy, stage.task, base.folder)
     longest = longest_row(tables, stage)
+    _check_positions(stage, max(longest, min(held.length_max, stage.max_length) if held else 0), base.config)
     return StagePlan(
+        rows_read=tables.rows_read,
         rows=len(tables.train),
         tokens=report.tokens,
         trained_share=report.trained_tokens / max(1, report.tokens),
-        cut=report.rows_cut,
-        dropped=report.rows_dropped,
+        cut=report.rows_cut + (held.rows_cut if held else 0),
+        dropped=report.rows_dropped + (held.rows_dropped if held else 0),
         held_out=len(tables.held_out) if tables.held_out else 0,
         steps=steps_of(stage, len(tables.train)),
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.total,
         memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
         disk_bytes=_disk_bytes(stage, sizes),
-        notes=tuple(report.lines()),
+        notes=tuple(tables.lines()),
     )
+
+
+def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, Any]) -> None:
+    """Raises SettingError when rows are longer than what the model was made for: it would train on noise, or fail."""
+    text = config.get("text_config") or config
+    positions = text.get("max_position_embeddings") or text.get("n_positions")
+    if positions and longest > positions:
+        raise SettingError(
+            f"Stage {stage.title}: max_length={stage.max_length} lets rows of {longest} tokens in, and the model has "
+            f"{positions} positions; set max_length={positions} and say with overlong= what becomes of longer rows."
+        )
 
 
 def longest_row(tables: Tables, stage: TrainingStage) -> int:

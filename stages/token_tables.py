@@ -8,15 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import CorruptArtifactError, EmptyStageDataError
+from posttrain.errors import CorruptArtifactError
 
-from ..data_formats import Examples, Kind, Source, digest, hold_out, read_examples, sample
+from ..data_formats import Kind, Overlong, Source, digest, hold_out, read_examples, sample
 from ..pipeline.cache import cache_folder
 from ..pipeline.digests import digest_of
 from ..pipeline.durable import commit_folder, read_json, set_aside, verify_folder, write_json
 
 if TYPE_CHECKING:
-    from ..data_formats import DataReport, Encoded, TokenTable
+    from ..data_formats import DataReport, TokenTable
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,30 @@ class Tables:
     """What a stage trains on, and what it is measured on."""
 
     train: TokenTable
-    held_out: TokenTable | None
-    report: DataReport
-    held_out_report: DataReport | None
+    held_out: TokenTable | None  # None: no row was held out, or none of them fits
+    report: DataReport  # of the rows that are trained on
+    held_out_report: DataReport | None  # None: no row was held out
+    split_off: bool  # the held-out rows come from the same file
     key: str
 
+    @property
+    def rows_read(self) -> int:
+        """All rows of `data`, trained on or held out."""
+        held = self.held_out_report.rows_read if self.held_out_report and self.split_off else 0
+        return self.report.rows_read + held
+
+    def lines(self) -> list[str]:
+        """The account in plain sentences."""
+        return self.report.lines() + (self.held_out_report.held_out_lines() if self.held_out_report else [])
+
     def as_dict(self) -> dict[str, Any]:
-        """The stage's account of its data, for the run folder."""
+        """The stage's account of its data, for the run folder: `data`'s rows, and under "held_out" the others'."""
         return {
             **self.report.as_dict(),
+            "rows_read": self.rows_read,
             "rows_held_out": len(self.held_out) if self.held_out else 0,
             "held_out": self.held_out_report.as_dict() if self.held_out_report else None,
+            "lines": self.lines(),
             "table": self.key,
         }
 
@@ -47,7 +60,7 @@ class Request:
     eval_data: Source | None
     kind: Kind
     max_length: int
-    overlong: str
+    overlong: Overlong
 
     @property
     def source(self) -> Source:
@@ -81,9 +94,14 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
     folder = cache_folder() / "tables" / key[:32]
-    if (kept := _read(folder, key)) is not None:
-        return kept
-    from ..data_formats import encode
+    if not _is_whole(folder):
+        commit_folder(folder, lambda aside: _make(request, tokenizer, aside))
+    return _read(folder, key, split_off=request.eval_source is None)
+
+
+def _make(request: Request, tokenizer: Any, target: Path) -> None:
+    """Read both sources and write a table and a report for each part that has rows."""
+    from ..data_formats import encode, encode_held_out
 
     examples = read_examples(request.source, request.kind)
     if request.eval_source is None:
@@ -91,49 +109,40 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
     else:
         held = read_examples(request.eval_source, request.kind)
     options: dict[str, Any] = {"max_length": request.max_length, "overlong": request.overlong}
-    train = encode(examples, tokenizer, **options)
-    rest = _encode_held_out(held, tokenizer, request.max_length)
-
-    def fill(aside: Path) -> None:
-        (aside / "train").mkdir()
-        train.table.save(aside / "train")
-        if rest:
-            (aside / "held_out").mkdir()
-            rest.table.save(aside / "held_out")
-        reports = {"train": train.report.as_dict(), "held_out": rest.report.as_dict() if rest else None}
-        write_json(aside / "report.json", reports)
-
-    commit_folder(folder, fill)
-    return Tables(train.table, rest.table if rest else None, train.report, rest.report if rest else None, key)
+    parts = {"train": encode(examples, tokenizer, **options)}
+    if len(held):
+        parts["held_out"] = encode_held_out(held, tokenizer, **options)
+    for name, part in parts.items():
+        if len(part.table):
+            (target / name).mkdir()
+            part.table.save(target / name)
+    write_json(target / "report.json", {name: part.report.as_dict() for name, part in parts.items()})
 
 
-def _encode_held_out(held: Examples, tokenizer: Any, max_length: int) -> Encoded | None:
-    """Held-out rows must not stop a run for being long: what does not fit is dropped and counted."""
-    from ..data_formats import encode
-
-    try:
-        return encode(held, tokenizer, max_length=max_length, overlong="drop") if held.examples else None
-    except EmptyStageDataError:
-        return None
-
-
-def _read(folder: Path, key: str) -> Tables | None:
-    from ..data_formats import DataReport, TokenTable
-
+def _is_whole(folder: Path) -> bool:
     if not folder.is_dir():
-        return None
+        return False
     try:
         verify_folder(folder)
     except CorruptArtifactError:
         set_aside(folder)  # a cache entry: made again from the rows
-        return None
-    reports = read_json(folder / "report.json")
-    held = reports["held_out"]
+        return False
+    return True
+
+
+def _read(folder: Path, key: str, *, split_off: bool) -> Tables:
+    from ..data_formats import DataReport, TokenTable
+
+    reports = {
+        name: DataReport.from_dict(report) for name, report in read_json(folder / "report.json").items()
+    }
+    held_out = reports.get("held_out")
     return Tables(
         train=TokenTable.load(folder / "train"),
-        held_out=TokenTable.load(folder / "held_out") if held else None,
-        report=DataReport.from_dict(reports["train"]),
-        held_out_report=DataReport.from_dict(held) if held else None,
+        held_out=TokenTable.load(folder / "held_out") if held_out and held_out.rows_kept else None,
+        report=reports["train"],
+        held_out_report=held_out,
+        split_off=split_off,
         key=key,
     )
 

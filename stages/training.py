@@ -15,10 +15,11 @@ from ..pipeline import ModelRef, StageContext, StageResult
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import is_disk_full
 from ..pipeline.model_ref import with_reward_head
+from .arguments import trainer_arguments
 from .checkpoints import newest_whole_checkpoint
 from .handover import Probe, hand_over, save_artifact, stands_on
 from .machine import this_machine
-from .planning import longest_row, steps_of, wants_checkpointing
+from .planning import longest_row, wants_checkpointing
 from .proofs import prove_finite, prove_reference
 from .samples import sample_answers
 from .token_tables import Tables, load_tables
@@ -124,7 +125,10 @@ def _open(
     dataset = stage.trainer_table(tables.train).to_dataset(tables.key)
     trainer = make_trainer(
         stage.trainer, model=model, tokenizer=tokenizer, dataset=dataset, callbacks=callbacks, reference=reference,
-        arguments=_arguments(stage, scratch, context.seed, len(tables.train), wants_checkpointing(stage, source, longest_row(tables, stage))),
+        arguments=trainer_arguments(
+            stage, output_dir=scratch, seed=context.seed, rows=len(tables.train),
+            checkpointing=wants_checkpointing(stage, source, longest_row(tables, stage)),
+        ),
         keep_adapter_copy=stage.handover == "continue",
     )  # fmt: skip
     return _Session(model, reference, trainer)
@@ -138,37 +142,6 @@ def _load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> 
     model = stands_on(stage, source).load_model(dtype=dtype)
     model = stage.strategy.prepare_base(model)
     return PeftModel.from_pretrained(model, source.adapters[-1].folder, is_trainable=True)
-
-
-def _arguments(
-    stage: TrainingStage, scratch: Path, seed: int, rows: int, checkpointing: bool
-) -> dict[str, Any]:
-    """The trainer's arguments: ours, then what the user passed through."""
-    machine = this_machine()
-    steps = steps_of(stage, rows)
-    fixed = {
-        "output_dir": str(scratch),
-        "seed": seed,
-        "per_device_train_batch_size": stage.batch_size,
-        "gradient_accumulation_steps": stage.gradient_accumulation,
-        "learning_rate": stage.resolved_learning_rate,
-        "max_length": None,  # the table was made to measure
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # a NaN must be seen
-        "save_strategy": "steps",
-        "save_steps": min(500, max(1, steps // 10)),
-        "report_to": "none",
-        "disable_tqdm": True,
-        "bf16": machine.bf16,
-        "use_cpu": not machine.on_gpu,
-        "gradient_checkpointing": checkpointing,
-        "dataloader_pin_memory": machine.on_gpu,
-    }
-    length = (
-        {"max_steps": stage.max_steps} if stage.max_steps else {"num_train_epochs": stage.resolved_epochs}
-    )
-    table = {"dataset_kwargs": {"skip_prepare_dataset": True}} if stage.trainer == "sft" else {}
-    return {**fixed, **length, **table, **stage.trainer_arguments(), **stage.trainer_args}
 
 
 def _fit(trainer: Any, context: StageContext, checkpoint: Path | None) -> None:

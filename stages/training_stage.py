@@ -153,7 +153,7 @@ class TrainingStage(Stage):
             "overlong": (self.request.overlong, f"default of {kind}"),
             "data": (str(self.request.source), "packaged sample"),
             "eval_data": (
-                "5 % of data, at least 8 rows"
+                "5 % of data, at least 8 rows; none of fewer than 16"
                 if self.request.eval_source is None
                 else str(self.request.eval_source),
                 "default" if self.data is not None else "packaged sample",
@@ -203,9 +203,12 @@ class TrainingStage(Stage):
         return []
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+        from .arguments import check_trainer_values
         from .planning import plan_stage
 
-        return plan_stage(self, inputs["policy"])
+        plan = plan_stage(self, inputs["policy"])
+        check_trainer_values(self)
+        return plan
 
     def run(self, context: StageContext) -> StageResult:
         from .training import train

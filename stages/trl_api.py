@@ -53,6 +53,23 @@ def check_trainer_args(owner: str, kind: TrainerKind, given: Mapping[str, Any]) 
             )
 
 
+def check_values(
+    owner: str, kind: TrainerKind, arguments: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Raises SettingError for a value of `given`, a part of `arguments`, that TRL's config does not take."""
+    config_class = _classes(kind)[1]
+    ours = {name: value for name, value in arguments.items() if name not in given}
+    # One by one, to name the culprit; then together, for those that only clash with each other.
+    for names in [*[[name] for name in given], list(given)]:
+        try:
+            config_class(**ours, **{name: given[name] for name in names})
+        except Exception as error:
+            values = ", ".join(f"{name!r}: {given[name]!r}" for name in names)
+            raise SettingError(
+                f"Stage {owner}: trainer_args={{{values}}} is refused by TRL: {error}"
+            ) from error
+
+
 @lru_cache(maxsize=3)
 def config_fields(kind: TrainerKind) -> tuple[str, ...]:
     """The field names of TRL's config dataclass, read from its source: importing it would take ten seconds."""

@@ -323,7 +323,7 @@ def test_a_bad_row_is_named_with_field_and_reason(kind, row, message):
     assert line.startswith(f"rows[0] {message}")
 
 
-def test_bad_rows_are_listed_up_to_twenty_and_counted_by_kind(write):
+def test_bad_rows_are_listed_three_of_a_reason_and_counted_by_kind(write):
     rows = [{"text": "a"}] + [{"text": None}] * 21 + [{"body": "b"}] * 3 + [["no object"]]
     with pytest.raises(RowError) as error:
         read_examples(write("corpus.jsonl", rows), "text")
@@ -331,8 +331,20 @@ def test_bad_rows_are_listed_up_to_twenty_and_counted_by_kind(write):
     # row 1 is good, rows 2-22 have null, rows 23-25 a column that looks like the text, row 26 is a list
     assert lines[0] == "25 rows of 26 cannot be read (wrong type 22, unread column 3):"
     assert lines[1] == "corpus.jsonl:2 text: is null and must be text"
-    assert lines[20].startswith("corpus.jsonl:21 text")
-    assert lines[21:] == ["... and 5 more"]
+    assert [line.split()[0] for line in lines[1:]] == [f"corpus.jsonl:{n}" for n in (2, 3, 4, 23, 24, 25)] + [
+        "corpus.jsonl:26:",
+        "...",
+    ]
+    assert lines[-1] == "... and 18 more"
+
+
+def test_a_message_lists_twenty_bad_rows_at_most():
+    rows = [{"text": "a"}] + [{f"column {i}": "b"} for i in range(30)]
+    with pytest.raises(RowError) as error:
+        read_examples(rows, "text")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1] == "... and 10 more"
 
 
 def test_a_record_that_is_no_object_is_a_bad_row():

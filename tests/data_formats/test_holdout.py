@@ -29,6 +29,7 @@ def test_every_row_is_on_exactly_one_side_in_its_order():
 def test_few_rows_are_all_trained():
     train, held = hold_out(numbered(15))
     assert (len(train), len(held)) == (15, 0)
+    assert "no rows are held out, because there are 15 different ones and it takes 16" in train.notes[0]
     train, held = hold_out(numbered(16))
     assert (len(train), len(held)) == (8, 8)
 

@@ -3,7 +3,9 @@
 import time
 from pathlib import Path
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from posttrain.errors import ModelError
 from posttrain.pipeline import base_models
@@ -64,11 +66,12 @@ def test_a_damaged_conversion_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_changed_weight_file_is_another_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    (tmp_path / "model.safetensors").write_bytes(b"one")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({"w": numpy.zeros(1)}, tmp_path / "model.safetensors")
     first = find_base(tmp_path).fingerprint
     assert find_base(tmp_path).fingerprint == first
     time.sleep(0.02)
-    (tmp_path / "model.safetensors").write_bytes(b"two")
+    save_file({"w": numpy.ones(1)}, tmp_path / "model.safetensors")
     assert find_base(tmp_path).fingerprint != first
 
 
@@ -89,7 +92,8 @@ def test_a_hub_model_is_asked_for_once_and_at_its_commit(
     commit = tmp_path / "0123abc"
     commit.mkdir()
     (commit / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    (commit / "model.safetensors").write_bytes(b"one")
+    (commit / "tokenizer.json").write_text("{}")
+    save_file({"w": numpy.zeros(1)}, commit / "model.safetensors")
 
     def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((name, revision, "*.bin" in allow_patterns))

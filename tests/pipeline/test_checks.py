@@ -45,7 +45,12 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("a bad name", lambda: build(SFT(lora, name="a/b")), SettingError, "cannot be called 'a/b'"),
     ("a missing role", lambda: build(SFT(lora), NeedsReward()), PipelineError, r"Stage 2 \(needs_reward\) needs a reward"),
     ("an unknown setting", lambda: SFT(lora, learning_rat=1), SettingError, "did you mean 'learning_rate'"),  # type: ignore[call-arg]
-    ("an unknown strategy setting", lambda: LoRA(rank=3), SettingError, "LoRA has no setting 'rank'"),  # type: ignore[call-arg]
+    ("an unknown strategy setting", lambda: LoRA(rank=3), SettingError, "LoRA has no setting 'rank'; did you mean 'r'"),  # type: ignore[call-arg]
+    ("TRL's name for a setting", lambda: SFT(lora, num_train_epochs=3), SettingError, "did you mean 'epochs'"),  # type: ignore[call-arg]
+    ("LLaMA-Factory's name", lambda: SFT(lora, cutoff_len=512), SettingError, "did you mean 'max_length'"),  # type: ignore[call-arg]
+    ("a misspelt pipeline setting", lambda: build(SFT(lora), modle="embedded"), SettingError, "Pipeline has no setting 'modle'; did you mean 'model'"),
+    ("no model", lambda: build(SFT(lora), model=None), ModelError, "model=None"),
+    ("a Hub data set", lambda: build(SFT(lora, data="tatsu-lab/alpaca")), DataFileError, "not read from the Hub"),
     ("an unknown TRL setting", lambda: SFT(lora, trainer_args={"warmup_step": 3}), SettingError, "did you mean 'warmup_steps'"),
     ("a TRL setting of ours", lambda: SFT(lora, trainer_args={"learning_rate": 1}), SettingError, "learning_rate= instead"),
     ("a fixed TRL setting", lambda: SFT(lora, trainer_args={"packing": True}), SettingError, "posttrain sets packing itself"),
@@ -63,7 +68,7 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("continue after Full", lambda: build(SFT(Full()), DPO(Full(), handover="continue")), StrategyError, "Full leaves no adapter"),
     ("continue another shape", lambda: build(SFT(lora), DPO(LoRA(r=8), handover="continue")), StrategyError, "same strategy"),
     ("continue LoRA as QLoRA", lambda: build(SFT(lora), DPO(QLoRA(r=4), handover="continue")), StrategyError, "same strategy"),
-    ("a continued reward model", lambda: RewardModel(lora, handover="continue"), SettingError, "one of 'merge'"),
+    ("a continued reward model", lambda: RewardModel(lora, handover="continue"), SettingError, "handover must be 'merge'"),
     ("beta 0", lambda: DPO(lora, beta=0), SettingError, "beta must be a number above 0"),
     ("a missing file", lambda: build(SFT(lora, data="nowhere.jsonl")), DataFileError, "nowhere.jsonl"),
     ("a bad model name", lambda: build(SFT(lora), model="./nowhere"), ModelError, "neither a folder nor a Hub id"),
@@ -106,6 +111,21 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match="a pickle, which can run code"):
+        build(SFT(lora), model=tmp_path)
+    weights = tmp_path / "model.safetensors"
+    header = b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    whole = len(header).to_bytes(8, "little") + header + b"1234"
+    weights.write_bytes(whole)
+    with pytest.raises(ModelError, match=r"has no tokenizer \(none of tokenizer\.json"):
+        build(SFT(lora), model=tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    build(SFT(lora), model=tmp_path)
+    for damage in (whole[:-1], whole + b"5", b"", b"\x00" * 100, b"\xff" * 100, b"junk" * 10):
+        weights.write_bytes(damage)
+        with pytest.raises(ModelError, match=r"model\.safetensors is damaged or incomplete"):
+            build(SFT(lora), model=tmp_path)
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n")
+    with pytest.raises(ModelError, match="git lfs pull"):
         build(SFT(lora), model=tmp_path)
 
 

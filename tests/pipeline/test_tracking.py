@@ -51,8 +51,10 @@ def test_wandb_runs_offline_with_group_and_config(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     run = tiny([stage(rows)], track="wandb").run()
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # finish() only asks for it; the service writes the file to its end as it shuts down
     files = list((run["sft"].folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(files) == 1
     group, steps, config = "", [], []

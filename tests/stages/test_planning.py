@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from posttrain import CPT, DPO, SFT, Full, LoRA, Pipeline, QLoRA, RewardModel
+from posttrain.errors import SettingError
 from posttrain.stages.planning import steps_of
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -28,6 +29,29 @@ def test_trainable_parameters_to_the_unit(
         model = with_reward_head(model)
     model = strategy.wrap(strategy.prepare_base(model), stage.task, 0)
     assert plan.trainable_parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def test_values_that_trl_refuses_are_named_before_anything_is_loaded(
+    tiny: Callable[..., Pipeline], rows: Rows
+) -> None:
+    for given, named in (
+        ({"optim": "adamm"}, r"Stage sft: trainer_args=\{'optim': 'adamm'\} is refused by TRL"),
+        ({"warmup_steps": 2, "lr_scheduler_type": "cosin"}, r"trainer_args=\{'lr_scheduler_type': 'cosin'\}"),
+        ({"weight_decay": 0.1, "warmup_steps": -1}, r"trainer_args=\{'warmup_steps': -1\}"),
+    ):
+        pipeline = tiny([SFT(LoRA(r=2), data=rows["chat"], max_steps=1, trainer_args=given)])
+        for method in (pipeline.plan, pipeline.run):
+            with pytest.raises(SettingError, match=named):
+                method()
+        assert not (pipeline.run_dir / "stages").exists()
+
+
+def test_rows_longer_than_the_models_positions_are_refused(tiny: Callable[..., Pipeline]) -> None:
+    long = [{"text": "river " * 3000 + str(i)} for i in range(20)]
+    with pytest.raises(SettingError, match=r"rows of 300\d tokens in, and the model has 2048 positions"):
+        tiny([CPT(LoRA(r=2), data=long, max_length=4096)]).plan()
+    plan = tiny([CPT(LoRA(r=2), data=[{"text": f"short {i}"} for i in range(20)], max_length=4096)]).plan()[0]
+    assert plan is not None and plan.rows_read == 20  # no row is that long: nothing to refuse
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""What a stage tells TRL's trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .machine import this_machine
+from .planning import steps_of
+from .trl_api import check_values
+
+if TYPE_CHECKING:
+    from .training_stage import TrainingStage
+
+
+def trainer_arguments(
+    stage: TrainingStage, *, output_dir: Path, seed: int, rows: int, checkpointing: bool
+) -> dict[str, Any]:
+    """Ours, then what the user passed through. rows: of the token table."""
+    machine = this_machine()
+    steps = steps_of(stage, rows)
+    fixed = {
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "per_device_train_batch_size": stage.batch_size,
+        "gradient_accumulation_steps": stage.gradient_accumulation,
+        "learning_rate": stage.resolved_learning_rate,
+        "max_length": None,  # the table was made to measure
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a NaN must be seen
+        "save_strategy": "steps",
+        "save_steps": min(500, max(1, steps // 10)),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": machine.bf16,
+        "use_cpu": not machine.on_gpu,
+        "gradient_checkpointing": checkpointing,
+        "dataloader_pin_memory": machine.on_gpu,
+    }
+    length = (
+        {"max_steps": stage.max_steps} if stage.max_steps else {"num_train_epochs": stage.resolved_epochs}
+    )
+    table = {"dataset_kwargs": {"skip_prepare_dataset": True}} if stage.trainer == "sft" else {}
+    return {**fixed, **length, **table, **stage.trainer_arguments(), **stage.trainer_args}
+
+
+def check_trainer_values(stage: TrainingStage) -> None:
+    """Raises SettingError for a value in `trainer_args` that TRL will not take, before anything is loaded."""
+    if stage.trainer_args:  # ours alone need no proof, and importing TRL takes seconds
+        arguments = trainer_arguments(stage, output_dir=Path("unused"), seed=0, rows=1, checkpointing=False)
+        check_values(stage.title, stage.trainer, arguments, stage.trainer_args)
