@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .examples import WAYS as WAYS
 from .examples import Completion as Completion
 from .examples import Conversation as Conversation
 from .examples import Detection as Detection
@@ -11,6 +12,7 @@ from .examples import Kind as Kind
 from .examples import Message as Message
 from .examples import Overlong as Overlong
 from .examples import Pair as Pair
+from .examples import Prompt as Prompt
 from .examples import Source as Source
 from .holdout import hold_out as hold_out
 from .loading import detect as detect

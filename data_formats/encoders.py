@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
 
-from .examples import Completion, Conversation, Document, Kind, Message, Overlong, Pair
-from .overlong import PairRow, TokenRow, fit_pairs, fit_rows, refuse_many
+from .examples import Completion, Conversation, Document, Kind, Message, Overlong, Pair, Prompt
+from .overlong import (
+    TOO_LONG,
+    PairRow,
+    PromptRow,
+    TokenRow,
+    fit_pairs,
+    fit_rows,
+    refuse_many,
+    refuse_many_prompts,
+)
 from .render import ChatTemplate, Rendered, end_token, render_plain, start_token
 from .report import Tally
 from .table import TokenTable
@@ -86,10 +95,27 @@ def encode_pairs(work: Work, pairs: Sequence[Pair]) -> TokenTable:
     return _pair_table(work, rows)
 
 
+def encode_prompts(work: Work, prompts: Sequence[Prompt]) -> TokenTable:
+    """Prompts up to where the model starts to answer, and beside them what a reward function is given."""
+    rows: list[PromptRow] = []
+    for batch in _batches(prompts):
+        texts = [_prompt_text(work, one) for one in batch]
+        for one, ids in zip(batch, tokenize_documents(work.tokenizer, texts), strict=True):
+            rows.append(PromptRow(one.place, ids, one.prompt, one.columns))
+    work.tally.lengths = [row.length for row in rows]
+    if work.overlong == "error":
+        refuse_many_prompts(rows, work.max_length)
+    kept = [row for row in rows if row.length <= work.max_length]
+    if dropped := len(rows) - len(kept):
+        work.tally.dropped[TOO_LONG] = dropped
+    return TokenTable.of({"prompt_ids": (row.ids for row in kept)}, records=[row.record() for row in kept])
+
+
 ENCODERS: Mapping[Kind, Callable[[Work, Sequence[Any]], TokenTable]] = {
     "text": encode_documents,
     "conversation": encode_dialogues,
     "preference": encode_pairs,
+    "prompt": encode_prompts,
 }
 
 
@@ -109,6 +135,19 @@ def _renderings(work: Work, example: Conversation | Completion) -> list[Rendered
         work.tally.expanded += 1
         work.tally.expanded_rows += len(rendered)
     return rendered
+
+
+def _prompt_text(work: Work, example: Prompt) -> str:
+    prompt = example.prompt
+    if isinstance(prompt, str):
+        if not work.has_template:
+            work.tally.plain += 1
+            return work.plain(prompt)
+        work.tally.put_into_template += 1
+        prompt = (Message("user", prompt),)
+    _look_for_system(work, prompt)
+    with _at(example.place):
+        return work.template.prompt(prompt)
 
 
 def _both_answers(work: Work, pair: Pair) -> list[Rendered]:

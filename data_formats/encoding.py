@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 from posttrain.errors import EmptyStageDataError, SettingError
 
 from .encoders import ENCODERS, Work
-from .examples import Examples, Kind, Overlong
+from .examples import WAYS, Examples, Kind, Overlong
 from .report import DataReport, Tally, percentile
 from .table import TokenTable
 
@@ -61,9 +61,9 @@ def _check_settings(kind: Kind, max_length: int, overlong: Overlong) -> None:
         raise SettingError(f"max_length must be at least 2 tokens, not {max_length}.")
     if overlong not in get_args(Overlong):
         raise SettingError(f"overlong must be one of {', '.join(get_args(Overlong))}, not '{overlong}'.")
-    if kind == "preference" and overlong == "split":
+    if overlong not in WAYS[kind]:
         raise SettingError(
-            "overlong='split' does not work here: pairs cannot be split; use drop or truncate."
+            f"overlong='{overlong}' does not work here; rows of kind {kind} can be met with {', '.join(WAYS[kind])}."
         )
 
 

@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["text", "conversation", "preference"]
+Kind = Literal["text", "conversation", "preference", "prompt"]
 Overlong = Literal["error", "drop", "truncate", "split"]  # what to do with rows longer than max_length
+WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is another one
+    "text": ("error", "drop", "truncate", "split"),
+    "conversation": ("error", "drop", "truncate", "split"),
+    "preference": ("error", "drop", "truncate"),
+    "prompt": ("error", "drop"),
+}
 Role = Literal["system", "user", "assistant"]
 Row = Mapping[str, Any]
 Source = str | Path | Sequence[Row]  # a file, or rows in memory
@@ -53,7 +59,16 @@ class Pair:
     margin: float | None = None
 
 
-Example = Document | Conversation | Completion | Pair
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model is asked; plain text is one user turn, if the model has a chat template."""
+
+    place: str
+    prompt: tuple[Message, ...] | str
+    columns: Mapping[str, Any]  # the row's other columns, for reward functions: "answer", "tests"
+
+
+Example = Document | Conversation | Completion | Pair | Prompt
 
 
 @dataclass(frozen=True)

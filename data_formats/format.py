@@ -29,3 +29,4 @@ class DataFormat:
     recognise: Callable[[Row], bool]  # looks at field names, so that wrong values are reported row by row
     why: str  # what `recognise` saw, as a sentence part
     read: Callable[[Row, str], Example]  # (row, place); raises BadRow
+    keeps_columns: bool = False  # the columns that it does not read stay with the example

@@ -19,7 +19,7 @@ from .registry import format_of
 SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
 SHOWN_ALIKE = 3  # with the same reason in the same field
 IDENTICAL_PAIRS_ALLOWED = 0.2
-SAMPLES = {"text": "text", "conversation": "chat", "preference": "preference"}
+SAMPLES = {"text": "text", "conversation": "chat", "preference": "preference", "prompt": "prompts"}
 
 
 def detect(source: Source, kind: Kind) -> Detection:
@@ -36,7 +36,8 @@ def read_examples(source: Source, kind: Kind) -> Examples:
         faults.rows += 1
         try:
             row = _check_row(record)
-            unread.update(unread_columns(row, format_))
+            if not format_.keeps_columns:
+                unread.update(unread_columns(row, format_))
             examples.append(format_.read(row, record.place))
             _check_margin(examples[-1], examples[0])
         except BadRow as bad:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from posttrain.errors import OverlongError
 
-from .examples import Overlong
+from .examples import Message, Overlong, Row
 from .report import Tally
 from .table import UNTRAINED
 
@@ -58,6 +58,25 @@ class PairRow:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    place: str
+    ids: array[int]
+    prompt: tuple[Message, ...] | str
+    columns: Row
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    def record(self) -> dict[str, Any]:
+        """What a reward function is given: the prompt as it was written, and the row's other columns."""
+        if isinstance(self.prompt, str):
+            return {"prompt": self.prompt, "columns": dict(self.columns)}
+        turns = [{"role": turn.role, "content": turn.content} for turn in self.prompt]
+        return {"prompt": turns, "columns": dict(self.columns)}
+
+
 class _Row(Protocol):
     @property
     def place(self) -> str: ...
@@ -67,11 +86,22 @@ class _Row(Protocol):
 
 def refuse_many(rows: Sequence[_Row], max_length: int, ways_out: str) -> None:
     """With overlong="error": more than one row in a hundred does not fit."""
-    long = sorted((row for row in rows if row.length > max_length), key=lambda row: -row.length)
+    _refuse(rows, max_length, f"max_length={max_length} tokens",
+            lambda longest: f"set max_length={longest}, which fits all, or overlong to {ways_out}")  # fmt: skip
+
+
+def refuse_many_prompts(rows: Sequence[PromptRow], room: int) -> None:
+    """The same for prompts, which share max_length with the answer."""
+    _refuse(rows, room, f"the {room} tokens that max_length leaves them beside max_new_tokens",
+            lambda longest: f"raise max_length by {longest - room}, which fits all, or set overlong to 'drop'")  # fmt: skip
+
+
+def _refuse(rows: Sequence[_Row], room: int, what: str, remedy: Callable[[int], str]) -> None:
+    long = sorted((row for row in rows if row.length > room), key=lambda row: -row.length)
     if len(long) > REFUSED_ABOVE * len(rows):
         named = ", ".join(f"{row.place} has {row.length}" for row in long[:3])
         raise OverlongError(
-            f"{len(long)} of {len(rows)} rows are longer than max_length={max_length} tokens ({named}); set max_length={long[0].length}, which fits all, or overlong to {ways_out}."
+            f"{len(long)} of {len(rows)} rows are longer than {what} ({named}); {remedy(long[0].length)}."
         )
 
 

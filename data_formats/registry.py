@@ -12,6 +12,7 @@ from .examples import Kind
 from .fields import FAMILIES, type_name
 from .format import DataFormat
 from .openai_messages import OPENAI_MESSAGES, SWIFT_RANKING
+from .prompt_only import PROMPT_MESSAGES, PROMPT_ONLY
 from .prompts import EXPLICIT_PROMPT, IMPLICIT_PROMPT, PROMPT_COMPLETION
 from .sharegpt import SHAREGPT, SHAREGPT_RANKING
 from .text import TEXT
@@ -27,6 +28,8 @@ FORMATS = (
     ALPACA_RANKING,
     SHAREGPT_RANKING,
     SWIFT_RANKING,
+    PROMPT_ONLY,
+    PROMPT_MESSAGES,
 )
 
 

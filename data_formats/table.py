@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FILE = "tokens.safetensors"
+RECORDS = "records.json"
 UNTRAINED = -100
 
 
@@ -41,17 +43,23 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Columns of token rows: input_ids and labels, or prompt_ids, chosen_ids and rejected_ids."""
+    """Columns of token rows: input_ids and labels; or prompt_ids, chosen_ids and rejected_ids; or prompt_ids."""
 
     columns: Mapping[str, Ragged]
     margin: np.ndarray | None = None  # float32, one for each pair
+    records: Sequence[Mapping[str, Any]] = ()  # of prompts alone: {"prompt", "columns"}, one for each row
 
     @classmethod
-    def of(cls, columns: Mapping[str, Iterable[Any]], margin: Iterable[float] | None = None) -> TokenTable:
+    def of(
+        cls,
+        columns: Mapping[str, Iterable[Any]],
+        margin: Iterable[float] | None = None,
+        records: Sequence[Mapping[str, Any]] = (),
+    ) -> TokenTable:
         import numpy as np
 
         margins = None if margin is None else np.array(list(margin), dtype=np.float32)
-        return cls({name: Ragged.of(rows) for name, rows in columns.items()}, margins)
+        return cls({name: Ragged.of(rows) for name, rows in columns.items()}, margins, records)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -96,6 +104,8 @@ class TokenTable:
             arrays["margin"] = self.margin
         folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, folder / FILE)
+        if self.records:
+            (folder / RECORDS).write_text(json.dumps(list(self.records)), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> TokenTable:
@@ -104,8 +114,11 @@ class TokenTable:
         arrays = load_file(folder / FILE)
         margin = arrays.pop("margin", None)
         names = sorted({key.rpartition(".")[0] for key in arrays})
+        kept = folder / RECORDS
         return cls(
-            {name: Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"]) for name in names}, margin
+            {name: Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"]) for name in names},
+            margin,
+            json.loads(kept.read_text("utf-8")) if kept.exists() else (),
         )
 
     def to_dataset(self, fingerprint: str) -> Dataset:

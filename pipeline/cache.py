@@ -1,17 +1,47 @@
 """What is kept per user and can always be made again: converted models, token tables, digests of large files."""
 
+import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from posttrain.errors import CorruptArtifactError
+
 from .digests import digest_of, sha256_of
-from .durable import write_json
+from .durable import commit_folder, set_aside, verify_folder, write_json
 
 
 def cache_folder() -> Path:
     """Where converted models and file digests are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrain"
     return Path(os.environ.get("POSTTRAIN_CACHE") or default)
+
+
+def keep_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have `folder` whole: read and verified if it is there, else made by `fill`; a damaged one is put aside.
+
+    By one process at a time: the others wait, and find it made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_whole(folder):
+            commit_folder(folder, fill)
+    finally:
+        os.close(lock)
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        verify_folder(folder)
+    except CorruptArtifactError:
+        set_aside(folder)
+        return False
+    return True
 
 
 def remembered_sha256(path: Path) -> str:

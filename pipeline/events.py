@@ -12,6 +12,7 @@ from .tracking import Tracker
 
 METRICS = "metrics.jsonl"
 PROOFS = "proofs.json"
+ALARMS = "alarms.jsonl"
 
 
 class StageEvents:
@@ -19,6 +20,7 @@ class StageEvents:
 
     def __init__(self, folder: Path, display: Display, tracker: Tracker) -> None:
         self._path = folder / METRICS
+        self._alarms_path = folder / ALARMS
         self._proofs_path = folder / PROOFS
         # A stage that was killed keeps what was proven before; step 1 comes once.
         self.proofs: dict[str, float] = read_json(self._proofs_path) if self._proofs_path.exists() else {}
@@ -36,18 +38,37 @@ class StageEvents:
 
     def begin_steps(self, done: int, total: int) -> None:
         """Training starts at step `done` of `total`; lines after it, from a killed attempt, are dropped."""
-        kept = [line for line in read_metrics(self._path) if line["step"] <= done]
-        if self._path.exists():
-            write_bytes(self._path, "".join(_as_line(line) for line in kept).encode())
+        for path in (self._path, self._alarms_path):
+            kept = [line for line in read_metrics(path) if line["step"] <= done]
+            if path.exists():
+                write_bytes(path, "".join(_as_line(line) for line in kept).encode())
         self._display.begin_steps(done, total)
+
+    def alarm(self, step: int, name: str, text: str) -> None:
+        """Something runs away; each alarm once, in `alarms.jsonl` and on the display."""
+        if name not in {line["name"] for line in self.alarms()}:
+            self._append(self._alarms_path, {"step": step, "name": name, "text": text})
+            self._display.note(f"step {step}: {text}")
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms so far: [{"step", "name", "text"}]."""
+        return read_metrics(self._alarms_path)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of the steps so far."""
+        return read_metrics(self._path)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: `step`, `loss`, ... A value that is no finite number is written as null."""
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_as_line({"step": step, **plain}))
+        self._append(self._path, {"step": step, **plain})
         self._tracker.log(step, metrics)
         self._display.step(step, metrics)
+
+    @staticmethod
+    def _append(path: Path, line: Mapping[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(_as_line(line))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+_log = logging.getLogger("posttrain")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Screen(Protocol):
     def add(self, line: Line) -> None: ...
 
     def change(self, line: Line) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -66,9 +71,16 @@ class Display:
         self._change(text=self._label("training"), total=total, done=done)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        shown = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
+        shown = [f"{name} {metrics[name]:.4f}" for name in ("reward", "loss") if name in metrics][:1]
         shown += [f"{metrics['tokens_per_second']:.0f} tokens/s"] if "tokens_per_second" in metrics else []
         self._change(done=step, facts="  ".join(shown))
+
+    def note(self, text: str) -> None:
+        """Something that must be seen while the stages run; with no screen it goes to the log."""
+        if self._screen:
+            self._screen.note(f"{self._stages[self._position]}: {text}")
+        else:
+            _log.warning("%s: %s", self._stages[self._position], text)
 
     def end_stage(self, facts: str) -> None:
         self._change(text=self._label("done"), facts=facts)
@@ -111,6 +123,9 @@ class _Terminal:
             self._task, description=line.text, facts=line.facts, total=line.total, completed=line.done
         )
 
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
     def close(self) -> None:
         self._progress.stop()
 
@@ -130,6 +145,10 @@ class _Notebook:
 
     def change(self, line: Line) -> None:
         self._lines[-1] = line
+        self._show()
+
+    def note(self, text: str) -> None:
+        self._lines.insert(-1, Line(text))
         self._show()
 
     def close(self) -> None:

@@ -8,12 +8,13 @@ if not (_Path(__file__).parent / "stages").is_dir():
 
 from posttrain.errors import PosttrainError, RunInterrupted
 from posttrain.pipeline import ModelRef, Pipeline, Run, Stage, StageContext, StageResult
-from posttrain.stages import CPT, DPO, SFT, Full, LoRA, QLoRA, RewardModel, Strategy
+from posttrain.stages import CPT, DPO, PPO, SFT, Full, LoRA, QLoRA, RewardModel, RewardModelRef, Strategy
 
 __version__ = "0.1.0"
 __all__ = [
     "CPT",
     "DPO",
+    "PPO",
     "SFT",
     "Full",
     "LoRA",
@@ -22,6 +23,7 @@ __all__ = [
     "PosttrainError",
     "QLoRA",
     "RewardModel",
+    "RewardModelRef",
     "Run",
     "RunInterrupted",
     "Stage",

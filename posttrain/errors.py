@@ -22,7 +22,9 @@ PosttrainError
 │   ├── NoSuchStageError (KeyError)     run["name"] of a stage that has not finished there
 │   └── CorruptArtifactError            a committed file is missing, cut, or changed
 ├── TrainingError
-│   ├── TrainingDivergedError           the loss is not a finite number
+│   ├── TrainingDivergedError           the loss is not a finite number, or the policy says nothing any more
+│   ├── RewardError                     a reward function failed, or gave what is no reward
+│   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
 ├── DiskSpaceError (OSError)            the disk is full, or would be
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
@@ -124,6 +126,14 @@ class TrainingError(PosttrainError):
 
 class TrainingDivergedError(TrainingError):
     """The loss or a trained parameter is not a finite number."""
+
+
+class RewardError(TrainingError):
+    """A reward function raised, or gave the wrong count, the wrong type, NaN or infinity."""
+
+
+class RewardGateError(TrainingError):
+    """The reward model ranks held-out pairs too badly to be optimised against."""
 
 
 class NoValidCheckpointError(TrainingError):

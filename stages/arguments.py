@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .machine import this_machine
-from .planning import steps_of
 from .trl_api import check_values
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """Ours, then what the user passed through. rows: of the token table."""
     machine = this_machine()
-    steps = steps_of(stage, rows)
+    steps = stage.steps(rows)
     fixed = {
         "output_dir": str(output_dir),
         "seed": seed,

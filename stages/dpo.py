@@ -33,6 +33,7 @@ class DPO(TrainingStage):
     beta: float = field(default=0.1, kw_only=True)
 
     kind: ClassVar[Kind] = "preference"
+    sequences_per_row: ClassVar[int] = 2
     trainer: ClassVar[TrainerKind] = "dpo"
     full_learning_rate: ClassVar[float] = 1e-6
     has_reference: ClassVar[bool] = True

@@ -38,7 +38,8 @@ class Probe:
     def of(cls, model: Any, table: TokenTable, pad_id: int) -> Probe:
         rows = [table.row(i) for i in range(min(_PROBE_ROWS, len(table)))]
         ids = [
-            (row.get("input_ids") or row["prompt_ids"] + row["chosen_ids"])[:_PROBE_TOKENS] for row in rows
+            (row.get("input_ids") or row["prompt_ids"] + row.get("chosen_ids", []))[:_PROBE_TOKENS]
+            for row in rows
         ]
         return cls(ids, pad_id, logits(model, ids, pad_id))
 
@@ -49,6 +50,16 @@ class Probe:
 def stands_on(stage: TrainingStage, source: ModelRef) -> ModelRef:
     """The model below the adapter that the stage trains."""
     return source.without_last_adapter() if stage.handover == "continue" else source
+
+
+def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> Any:
+    """The last adapter, live and trainable, on the base that it was trained on."""
+    from peft import PeftModel
+
+    source.verify()
+    model = stands_on(stage, source).load_model(dtype=dtype)
+    model = stage.strategy.prepare_base(model)
+    return PeftModel.from_pretrained(model, source.adapters[-1].folder, is_trainable=True)
 
 
 def save_artifact(model: Any, tokenizer: Any, stage: TrainingStage, source: ModelRef, folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,7 @@ from posttrain.errors import SettingError
 
 from ..pipeline import ModelRef, StagePlan
 from .machine import this_machine
-from .token_tables import Tables, load_tables
+from .token_tables import load_tables
 
 if TYPE_CHECKING:
     from .training_stage import TrainingStage
@@ -46,8 +45,8 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     tables = load_tables(stage.request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
     report, held = tables.report, tables.held_out_report
     sizes = _sizes(stage.strategy, stage.task, base.folder)
-    longest = longest_row(tables, stage)
-    _check_positions(stage, max(longest, min(held.length_max, stage.max_length) if held else 0), base.config)
+    longest = stage.longest_sequence(report.length_max)
+    _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
@@ -56,7 +55,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         cut=report.rows_cut + (held.rows_cut if held else 0),
         dropped=report.rows_dropped + (held.rows_dropped if held else 0),
         held_out=len(tables.held_out) if tables.held_out else 0,
-        steps=steps_of(stage, len(tables.train)),
+        steps=stage.steps(len(tables.train)),
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.total,
         memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
@@ -76,22 +75,11 @@ def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, An
         )
 
 
-def longest_row(tables: Tables, stage: TrainingStage) -> int:
-    """Tokens of the longest row that is trained on; of a pair, prompt and longer answer."""
-    return min(tables.report.length_max, stage.max_length)
-
-
-def steps_of(stage: TrainingStage, rows: int) -> int:
-    """Optimizer steps, counted as the Trainer counts them."""
-    if stage.max_steps is not None:
-        return stage.max_steps
-    batches = math.ceil(rows / stage.batch_size)
-    per_epoch = max(1, math.ceil(batches / stage.gradient_accumulation))
-    return math.ceil(per_epoch * (stage.resolved_epochs or 1.0))
-
-
 def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> bool:
-    """Recompute activations (slower by a third and more) only where a batch of the longest rows would not fit."""
+    """Recompute activations (slower by a third and more) only where a batch of the longest rows would not fit.
+
+    longest: tokens of the longest sequence.
+    """
     given = stage.trainer_args.get("gradient_checkpointing")
     if given is not None:
         return bool(given)
@@ -106,10 +94,9 @@ def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing:
     frozen = sizes.total - sizes.trainable
     quantised = sizes.linear if capabilities.four_bit_base else 0
     weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
-    if stage.trainer == "dpo" and capabilities.makes_base:
+    if stage.has_reference and capabilities.makes_base:
         weights *= 2  # the reference is a model of its own
-    sides = 1 if stage.trainer == "sft" else 2  # pairs go through the model together
-    tokens = stage.batch_size * sides * length
+    tokens = stage.batch_size * stage.sequences_per_row * length
     # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
     # adapters, norms, rotary copies, attention, and the three products of the feed-forward block.
     per_token = (21 * sizes.hidden + 9 * sizes.intermediate) * (2 if this_machine().bf16 else 4)

@@ -30,11 +30,27 @@ def prove_reference(policy: Any, reference: Any, rows: Sequence[Row], pad_id: in
     # 16-bit arithmetic rounds differently with and without adapters, by a share of the value.
     allowed = _LOG_PROB_TOLERANCE if policy.dtype == torch.float32 else 0.02 * abs(theirs[worst])
     if not difference <= allowed:
-        raise ReferenceMismatchError(
-            f"Before step 1 the policy gives an answer the log-probability {mine[worst]:.6f} and its reference "
-            f"{theirs[worst]:.6f}; they must be equal. This is a defect of the hand-over, please report it."
-        )
+        raise _differs(mine[worst], theirs[worst])
     return difference
+
+
+def prove_unchanged(policy_BT: Any, reference_BT: Any) -> float:
+    """Largest difference, in nats, between the log-probabilities of answers' tokens before step 1: KL 0, ratio 1.
+
+    Raises ReferenceMismatchError when it is not zero.
+    """
+    mine, theirs = policy_BT.sum(1), reference_BT.sum(1)
+    worst = int((mine - theirs).abs().argmax())
+    if not float((mine - theirs).abs().max()) <= _LOG_PROB_TOLERANCE:
+        raise _differs(float(mine[worst]), float(theirs[worst]))
+    return float((policy_BT - reference_BT).abs().max())
+
+
+def _differs(mine: float, theirs: float) -> ReferenceMismatchError:
+    return ReferenceMismatchError(
+        f"Before step 1 the policy gives an answer the log-probability {mine:.6f} and its reference {theirs:.6f}; they "
+        "must be equal. This is a defect of the hand-over, please report it."
+    )
 
 
 def prove_first_loss(loss: float, expected: float) -> float:

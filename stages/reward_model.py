@@ -28,6 +28,7 @@ class RewardModel(TrainingStage):
 
     makes: ClassVar[str] = "reward"
     kind: ClassVar[Kind] = "preference"
+    sequences_per_row: ClassVar[int] = 2
     trainer: ClassVar[TrainerKind] = "reward"
     task: ClassVar[Task] = "reward"
     full_learning_rate: ClassVar[float] = 1e-5

@@ -8,12 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import CorruptArtifactError
-
 from ..data_formats import Kind, Overlong, Source, digest, hold_out, read_examples, sample
-from ..pipeline.cache import cache_folder
+from ..pipeline.cache import cache_folder, keep_folder
 from ..pipeline.digests import digest_of
-from ..pipeline.durable import commit_folder, read_json, set_aside, verify_folder, write_json
+from ..pipeline.durable import read_json, write_json
 
 if TYPE_CHECKING:
     from ..data_formats import DataReport, TokenTable
@@ -94,8 +92,7 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
     folder = cache_folder() / "tables" / key[:32]
-    if not _is_whole(folder):
-        commit_folder(folder, lambda aside: _make(request, tokenizer, aside))
+    keep_folder(folder, lambda aside: _make(request, tokenizer, aside))
     return _read(folder, key, split_off=request.eval_source is None)
 
 
@@ -117,17 +114,6 @@ def _make(request: Request, tokenizer: Any, target: Path) -> None:
             (target / name).mkdir()
             part.table.save(target / name)
     write_json(target / "report.json", {name: part.report.as_dict() for name, part in parts.items()})
-
-
-def _is_whole(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        verify_folder(folder)
-    except CorruptArtifactError:
-        set_aside(folder)  # a cache entry: made again from the rows
-        return False
-    return True
 
 
 def _read(folder: Path, key: str, *, split_off: bool) -> Tables:

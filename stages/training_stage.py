@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from posttrain.errors import SettingError, StrategyError
 
-from ..data_formats import Kind, Source, detect
+from ..data_formats import WAYS, Kind, Overlong, Source, detect
 from ..pipeline import ModelRef, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .strategies import LoRA, Strategy, Task
@@ -19,8 +20,9 @@ from .trl_api import TrainerKind, check_trainer_args
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
     from .evaluation import Row
+    from .token_tables import Tables
+    from .training import Session
 
-Overlong = Literal["error", "drop", "truncate", "split"]
 Handover = Literal["merge", "continue"]
 Metrics = dict[str, float]
 
@@ -62,6 +64,7 @@ class TrainingStage(Stage):
     default_epochs: ClassVar[float] = 1.0
     default_overlong: ClassVar[Overlong] = "error"
     handovers: ClassVar[tuple[str, ...]] = ("merge", "continue")
+    sequences_per_row: ClassVar[int] = 1  # 2: both answers of a pair go through the model together
     has_reference: ClassVar[bool] = False  # whether the loss compares the policy with itself as it started
 
     def __post_init__(self) -> None:
@@ -80,12 +83,15 @@ class TrainingStage(Stage):
         if self.epochs is not None and self.max_steps is not None:
             raise SettingError(f"{owner}: epochs and max_steps are both given; leave one out.")
         if self.overlong is not None:
-            ways = ("error", "drop", "truncate") + (() if self.kind == "preference" else ("split",))
-            check_choice(owner, "overlong", self.overlong, ways)
+            check_choice(owner, "overlong", self.overlong, WAYS[self.kind])
         check_choice(owner, "handover", self.handover, self.handovers)
         if not isinstance(self.trainer_args, Mapping):
             refuse(owner, "trainer_args", self.trainer_args, "a dict of TRL settings")
-        check_trainer_args(owner, self.trainer, self.trainer_args)
+        self.check_trainer_args()
+
+    def check_trainer_args(self) -> None:
+        """Raises SettingError for a key that the trainer's config has not, or that has its place elsewhere."""
+        check_trainer_args(type(self).__name__, self.trainer, self.trainer_args)
 
     def check(self, before: Sequence[Stage]) -> None:
         """Data that can be read, and a hand-over that the strategies allow."""
@@ -138,6 +144,17 @@ class TrainingStage(Stage):
         if self.max_steps is not None:
             return None
         return self.default_epochs if self.epochs is None else self.epochs
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps over `rows` rows of the token table, counted as the Trainer counts them."""
+        if self.max_steps is not None:
+            return self.max_steps
+        per_epoch = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))
+        return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
+
+    def longest_sequence(self, longest_row: int) -> int:
+        """Tokens of the longest sequence that goes through the model, from those of the data's longest row."""
+        return min(longest_row, self.max_length)
 
     def settings(self) -> tuple[Setting, ...]:
         from .machine import this_machine
@@ -201,6 +218,12 @@ class TrainingStage(Stage):
     def reference_rows(self, table: TokenTable) -> list[Row]:
         """Answers on which policy and reference must agree before step 1; none where there is no reference."""
         return []
+
+    def open(self, context: StageContext, tables: Tables, tokenizer: Any) -> Session:
+        """The model, loaded and made trainable, with what trains it."""
+        from .trl_session import TrlSession
+
+        return TrlSession(self, context, tables, tokenizer)
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
         from .arguments import check_trainer_values

@@ -205,7 +205,10 @@ def test_an_empty_held_out_part_is_an_error_when_encoded(chatml, kind):
     [
         ({"overlong": "cut"}, "overlong must be one of error, drop, truncate, split, not 'cut'"),
         ({"max_length": 1}, "max_length must be at least 2 tokens, not 1"),
-        ({"kind": "preference", "overlong": "split"}, "pairs cannot be split; use drop or truncate"),
+        (
+            {"kind": "preference", "overlong": "split"},
+            "rows of kind preference can be met with error, drop, truncate",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(chatml, settings, message):
@@ -306,3 +309,39 @@ def test_percentiles_are_lengths_that_occur():
 def test_chatml_is_the_template_the_counts_above_rely_on(chatml):
     assert chatml.chat_template == CHATML
     assert [len(chatml(letter * 8)["input_ids"]) for letter in "xyz"] == [8, 8, 8]
+
+
+def prompts(*texts):
+    return read_examples([{"prompt": text, "answer": i} for i, text in enumerate(texts)], "prompt")
+
+
+def test_prompts_end_where_the_model_starts_to_answer(chatml):
+    result = encode(prompts("Hi", "Who?"), chatml, max_length=100, overlong="error")
+    text = chatml.decode(result.table.row(0)["prompt_ids"])
+    assert text == chatml.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert result.table.records == [
+        {"prompt": "Hi", "columns": {"answer": 0}},
+        {"prompt": "Who?", "columns": {"answer": 1}},
+    ]
+    assert (result.report.rows_kept, result.report.trained_tokens) == (2, 0)
+
+
+def test_prompts_and_their_columns_survive_the_disk(chatml, tmp_path):
+    table = encode(prompts("Hi", "你好"), chatml, max_length=100, overlong="error").table
+    table.save(tmp_path)
+    again = type(table).load(tmp_path)
+    assert [again.row(i) for i in range(2)] == [table.row(i) for i in range(2)]
+    assert list(again.records) == list(table.records)
+
+
+def test_long_prompts_are_refused_or_dropped_with_their_columns(chatml):
+    long = prompts("Hi", "word " * 200, "Who?")
+    with pytest.raises(
+        OverlongError, match=r"the 40 tokens that max_length leaves them beside max_new_tokens"
+    ):
+        encode(long, chatml, max_length=40, overlong="error")
+    result = encode(long, chatml, max_length=40, overlong="drop")
+    assert [record["columns"]["answer"] for record in result.table.records] == [0, 2]
+    assert (result.report.rows_kept, result.report.rows_dropped) == (2, 1)

@@ -8,6 +8,7 @@ from posttrain.data_formats import (
     Document,
     Message,
     Pair,
+    Prompt,
     detect,
     read_examples,
     sample,
@@ -126,6 +127,19 @@ GOOD = [
         {"messages": turns(*HI), "rejected_response": "no", "margin": 0.5},
         Pair("rows[0]", chat((U, "hi")), "yo", "no", 0.5),
     ),
+    (
+        "prompt",
+        "prompt_only",
+        {"prompt": "hi", "answer": "yo", "tests": [1, 2]},
+        Prompt("rows[0]", "hi", {"answer": "yo", "tests": [1, 2]}),
+    ),
+    ("prompt", "prompt_only", {"prompt": turns((U, "hi"))}, Prompt("rows[0]", chat((U, "hi")), {})),
+    (
+        "prompt",
+        "prompt_messages",
+        {"messages": turns((S, "be"), (U, "hi")), "solution": 3},
+        Prompt("rows[0]", chat((S, "be"), (U, "hi")), {"solution": 3}),
+    ),
 ]
 
 
@@ -138,7 +152,7 @@ def test_a_row_becomes_its_example(kind, name, row, example):
 
 
 def test_every_format_has_a_good_row_here():
-    assert len(FORMATS) == 10
+    assert len(FORMATS) == 12
     assert {format_.name for format_ in FORMATS} == {name for _, name, _, _ in GOOD}
 
 

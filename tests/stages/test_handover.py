@@ -146,9 +146,9 @@ def test_a_wrong_reference_is_noticed_before_step_1(
     tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What peers train on silently: the reference is the bare base, the policy is the SFT model."""
-    from posttrain.stages import training
+    from posttrain.stages import trl_session
 
-    real = training.make_trainer
+    real = trl_session.make_trainer
 
     def with_the_base_as_reference(*args: Any, **settings: Any) -> Any:
         trainer = real(*args, **settings)
@@ -157,7 +157,7 @@ def test_a_wrong_reference_is_noticed_before_step_1(
             trainer.ref_model.load_state_dict(base.state_dict())
         return trainer
 
-    monkeypatch.setattr(training, "make_trainer", with_the_base_as_reference)
+    monkeypatch.setattr(trl_session, "make_trainer", with_the_base_as_reference)
     first = SFT(Full(), data=rows["chat"], **QUICK)
     with pytest.raises(ReferenceMismatchError, match="Before step 1 the policy gives an answer"):
         tiny([first, DPO(Full(), data=rows["pairs"], **QUICK)]).run()
@@ -166,9 +166,9 @@ def test_a_wrong_reference_is_noticed_before_step_1(
 def test_an_adapter_that_trains_nothing_is_noticed(
     tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.stages import training
+    from posttrain.stages import trl_session
 
-    real = training.make_trainer
+    real = trl_session.make_trainer
 
     def with_a_dead_optimizer(*args: Any, **settings: Any) -> Any:
         trainer = real(*args, **settings)
@@ -176,7 +176,7 @@ def test_an_adapter_that_trains_nothing_is_noticed(
         trainer.optimizer.step = lambda *_, **__: None
         return trainer
 
-    monkeypatch.setattr(training, "make_trainer", with_a_dead_optimizer)
+    monkeypatch.setattr(trl_session, "make_trainer", with_a_dead_optimizer)
     with pytest.raises(NothingTrainedError, match="none of the 28 trainable parameters has changed"):
         tiny([SFT(LORA, data=rows["chat"], **QUICK)]).run()
 
@@ -184,16 +184,16 @@ def test_an_adapter_that_trains_nothing_is_noticed(
 def test_a_loss_that_is_no_number_saves_nothing(
     tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.stages import training
+    from posttrain.stages import trl_session
 
-    real = training.make_trainer
+    real = trl_session.make_trainer
 
     def with_a_broken_weight(*args: Any, **settings: Any) -> Any:
         trainer = real(*args, **settings)
         next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("nan"))
         return trainer
 
-    monkeypatch.setattr(training, "make_trainer", with_a_broken_weight)
+    monkeypatch.setattr(trl_session, "make_trainer", with_a_broken_weight)
     with pytest.raises(TrainingDivergedError, match="The loss at step 1 is nan"):
         tiny([SFT(LORA, data=rows["chat"], **QUICK)]).run()
     assert not list((tiny([SFT(LORA, data=rows["chat"], **QUICK)]).run_dir).rglob("adapter"))

@@ -7,7 +7,6 @@ import pytest
 
 from posttrain import CPT, DPO, SFT, Full, LoRA, Pipeline, QLoRA, RewardModel
 from posttrain.errors import SettingError
-from posttrain.stages.planning import steps_of
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -68,7 +67,7 @@ def test_steps_are_the_trainers_steps(
 ) -> None:
     data, held_out = rows["chat"][:30], rows["chat"][30:]
     stage = SFT(LoRA(r=2), data=data, eval_data=held_out, **settings)
-    assert steps_of(stage, 30) == expected
+    assert stage.steps(30) == expected
     assert tiny([stage]).run()["sft"].metrics["steps"] == expected
 
 

@@ -1,0 +1,165 @@
+"""The rewards of one PPO stage together: which models they need, what they weigh, and whether they may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain.errors import RewardError, RewardGateError, WrongBaseError
+
+from ...pipeline import ModelRef, StageContext
+from ...pipeline.base_models import shared_tokenizer
+from ...pipeline.durable import read_sealed
+from ...pipeline.run import STAGE_FILE
+from ..evaluation import scores as scores_of
+from .rewards import Answered, RewardModelRef, RewardSource, call_function, name_of, reward_model_of
+from .roles import Batch, Roles
+
+if TYPE_CHECKING:
+    from .stage import PPO
+
+_FROM_PIPELINE = "reward model"
+
+
+class Judges:
+    """Scores answers. One reward model at most shares the policy's base; each other one is a model of its own."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, Any],
+        adapter: ModelRef | None,
+        adapter_name: str,
+        others: Mapping[str, ModelRef],
+        weights: Mapping[str, float],
+    ) -> None:
+        self._functions, self.adapter, self._adapter_name = functions, adapter, adapter_name
+        self._other_refs, self._weights = others, weights
+        self._others: dict[str, Any] = {}
+        self._roles: Roles | None = None
+
+    @classmethod
+    def of(cls, stage: PPO, policy: ModelRef, from_pipeline: ModelRef | None) -> Judges:
+        """Raises WrongBaseError for a reward adapter that stands on another base than the policy."""
+        sources: list[tuple[str, RewardSource | ModelRef]] = [(name_of(s), s) for s in stage.sources]
+        if not sources:
+            assert from_pipeline is not None
+            sources = [(_FROM_PIPELINE, from_pipeline)]
+        weights = list(stage.reward_weights or [1.0] * len(sources))
+        names = _distinct([name for name, _ in sources])
+        functions, others = {}, {}
+        adapter, adapter_name = None, ""
+        for name, (_, source) in zip(names, sources, strict=True):
+            if isinstance(source, RewardModelRef):
+                source = reward_model_of(source)
+            if not isinstance(source, ModelRef):
+                functions[name] = source
+            elif not source.adapters or adapter is not None:
+                others[name] = source
+            else:
+                _check_same_base(stage, source, policy)
+                adapter, adapter_name = source, name
+        return cls(functions, adapter, adapter_name, others, dict(zip(names, weights, strict=True)))
+
+    @property
+    def other_models(self) -> int:
+        """Reward models that are loaded beside the policy's base."""
+        return len(self._other_refs)
+
+    def pass_gate(self, gate: float | None, context: StageContext) -> None:
+        """Raises RewardGateError when a reward model ranked fewer held-out pairs rightly than `gate` asks for."""
+        models = {self._adapter_name: self.adapter, **self._other_refs}
+        for name, model in models.items():
+            if model is None or gate is None:
+                continue
+            accuracy = _held_out_accuracy(model)
+            if accuracy is None:
+                continue
+            context.events.prove(f"{name.replace(' ', '_')}_accuracy", accuracy)
+            if accuracy < gate:
+                raise RewardGateError(
+                    f"Stage {context.name}: the reward model ranks {accuracy:.0%} of its held-out pairs rightly, and "
+                    f"gate={gate:g} asks for {gate:.0%}; optimising against it would teach its errors. Train it longer "
+                    "or on better pairs, or set gate=None."
+                )
+
+    def load(self, roles: Roles, pad_id: int) -> None:
+        """Take the shared reward model from the roles, and load the others."""
+        self._roles, self._pad_id = roles, pad_id
+        for name, reference in self._other_refs.items():
+            model = reference.load_model(device=roles.policy.device).requires_grad_(False)
+            self._others[name] = model, shared_tokenizer(reference.find().folder)
+
+    def score(self, answered: Answered) -> tuple[list[float], dict[str, list[float]]]:
+        """(weighted sums, each reward's own numbers by name) of the answers.
+
+        Raises RewardError when a reward is not what it must be.
+        """
+        parts = {name: call_function(function, answered) for name, function in self._functions.items()}
+        if self.adapter is not None:
+            parts[self._adapter_name] = self._shared_scores(answered)
+        for name, (model, tokenizer) in self._others.items():
+            parts[name] = _scores_of_texts(model, tokenizer, answered)
+        for name, values in parts.items():
+            if any(value != value or abs(value) == float("inf") for value in values):
+                raise RewardError(f"The reward {name} gave NaN or infinity; look at its model.")
+        total = [
+            sum(self._weights[name] * parts[name][i] for name in parts)
+            for i in range(len(answered.completions))
+        ]
+        return total, parts
+
+    def _shared_scores(self, answered: Answered) -> list[float]:
+        assert self._roles is not None
+        out = [0.0] * len(answered.answer_ids)
+        lengths = [len(p) + len(a) for p, a in zip(answered.prompt_ids, answered.answer_ids, strict=True)]
+        order = sorted(range(len(out)), key=lambda i: (-lengths[i], i))
+        for start in range(0, len(order), 16):
+            chosen = order[start : start + 16]
+            batch = Batch.of(
+                [answered.prompt_ids[i] for i in chosen], [answered.answer_ids[i] for i in chosen],
+                self._pad_id, self._roles.policy.device,
+            )  # fmt: skip
+            for i, value in zip(chosen, self._roles.scores(batch).tolist(), strict=True):
+                out[i] = value
+        return out
+
+
+def _scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[float]:
+    """A model of its own reads the texts, in its own template and tokens."""
+    rows = []
+    for prompt, completion in zip(answered.prompts, answered.completions, strict=True):
+        if tokenizer.chat_template:
+            turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            turns = [*turns, {"role": "assistant", "content": completion}]
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+        else:
+            asked = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
+            text = asked + completion
+        rows.append(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    with torch.no_grad():
+        return scores_of(model, rows, tokenizer.pad_token_id)
+
+
+def _check_same_base(stage: PPO, reward: ModelRef, policy: ModelRef) -> None:
+    stands_on = reward.without_last_adapter().fingerprint
+    if stands_on != policy.fingerprint:
+        raise WrongBaseError(
+            f"Stage {stage.title}: the reward model's adapter was trained on the model {stands_on[:12]}, and the policy is "
+            f"{policy.fingerprint[:12]}; train the reward model on this policy, or give a full reward model."
+        )
+
+
+def _held_out_accuracy(model: ModelRef) -> float | None:
+    """What the stage that made the reward model measured; None where nobody did."""
+    folder = model.adapters[-1].folder if model.adapters else None
+    if folder is None or not (folder.parent / STAGE_FILE).exists():
+        return None
+    value = read_sealed(folder.parent / STAGE_FILE)["metrics"].get("accuracy_after")
+    return None if value is None else float(value)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where two are the same."""
+    return [name if names.count(name) == 1 else f"{name}_{i + 1}" for i, name in enumerate(names)]

@@ -1,0 +1,105 @@
+"""Putting the roles of PPO together on one base."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ...pipeline import ModelRef
+from ..handover import load_for_continuing
+from ..machine import this_machine
+from ..strategies import LoRA
+from .roles import Roles
+
+if TYPE_CHECKING:
+    from .stage import PPO
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def load_roles(stage: PPO, source: ModelRef, reward: ModelRef | None, seed: int) -> Roles:
+    """Policy, reference, reward model and critic on one copy of the base; on two where the policy trains all of it.
+
+    source: the policy as it comes in. reward: a reward adapter that stands on the very same weights, or None when
+    rewards come from elsewhere; then the critic starts fresh.
+    """
+    strategy = stage.strategy
+    dtype = strategy.weights_dtype(this_machine().on_gpu)
+    below: list[str] = []
+    if stage.handover == "continue":
+        policy = trunk = load_for_continuing(stage, source, dtype)
+        _add_adapter(policy, "reference", policy.peft_config["default"], _state(policy, "default"))
+        below = ["reference"]
+    else:
+        base = strategy.prepare_base(source.load_model(dtype=dtype))
+        policy = trunk = strategy.wrap(base, "policy", seed)
+        if strategy.capabilities.makes_base:
+            trunk = _carrier(stage, source, reward)
+    shared = stage.critic == "shared"
+    roles = Roles(policy, trunk, below=below, critic_on_policy=shared)
+    if reward is not None:
+        folder = reward.adapters[-1].folder
+        config, state, head = _read_reward_adapter(folder)
+        roles.score_head = _linear(head, policy.device)
+        _add_adapter(trunk, "reward", config, state)
+        roles.value_head.weight.data.copy_(head)
+        if not shared:
+            _add_adapter(trunk, "critic", config, state)
+    elif not shared:
+        config = trunk.peft_config["default"]
+        _add_adapter(trunk, "critic", config, None, seed)
+    roles.freeze_all_but_trained()
+    return roles
+
+
+def _carrier(stage: PPO, source: ModelRef, reward: ModelRef | None) -> Any:
+    """A frozen copy of the policy as it was, which carries the other roles' adapters and is the reference."""
+    dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
+    model = source.load_model(dtype=dtype).requires_grad_(False)
+    needs_adapters = reward is not None or stage.critic != "shared"
+    return LoRA().wrap(model, "policy", 0) if needs_adapters else model
+
+
+def _add_adapter(model: Any, name: str, config: Any, state: dict[str, Any] | None, seed: int = 0) -> None:
+    """One adapter more, with the weights of `state`, or fresh ones that change nothing yet."""
+    from peft import set_peft_model_state_dict
+
+    config = copy.deepcopy(config)
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(name, config)
+    if state is not None:
+        found = set_peft_model_state_dict(model, state, adapter_name=name)
+        missing = [key for key in found.missing_keys if f".{name}." in key]
+        assert not missing and not found.unexpected_keys, (missing[:3], found.unexpected_keys[:3])
+    for parameter_name, parameter in model.named_parameters():
+        if f".{name}." in parameter_name and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _state(model: Any, name: str) -> dict[str, Any]:
+    from peft import get_peft_model_state_dict
+
+    return {key: value.clone() for key, value in get_peft_model_state_dict(model, adapter_name=name).items()}
+
+
+def _read_reward_adapter(folder: Path) -> tuple[Any, dict[str, Any], torch.Tensor]:
+    """(PEFT config, weights of the layers, weight of the score head (1, H)) of a committed reward adapter."""
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    state = load_file(folder / _WEIGHTS)
+    heads = [key for key in state if key.rsplit(".", 2)[-2] in ("score", "classifier")]
+    (head,) = [state.pop(key) for key in heads]
+    return PeftConfig.from_pretrained(folder), state, head.float()
+
+
+def _linear(weight: torch.Tensor, device: Any) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], 1, bias=False, dtype=torch.float32, device=device)
+    layer.weight.data.copy_(weight)
+    return layer.requires_grad_(False)

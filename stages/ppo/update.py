@@ -1,0 +1,194 @@
+"""The updates of policy and critic on one rollout.
+
+# B answers of a micro-batch, T tokens of the longest one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .formulas import policy_losses, value_losses
+from .roles import Batch, Roles
+
+if TYPE_CHECKING:
+    from .stage import PPOArguments
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout that is ready to be learned from: answers, and per token what the update needs, all (N, T)."""
+
+    prompts: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    log_probs_NT: Tensor  # of the sampling policy
+    values_NT: Tensor  # of the critic at the time of sampling
+    advantages_NT: Tensor
+    returns_NT: Tensor
+
+    def rows(self, chosen: Sequence[int], pad_id: int, device: Any) -> tuple[Batch, list[Tensor]]:
+        """(batch, [log_probs, values, advantages, returns] each (B, T)) of some rows, cut to their own width."""
+        batch = Batch.of([self.prompts[i] for i in chosen], [self.answers[i] for i in chosen], pad_id, device)
+        width = batch.mask_BT.shape[1]
+        columns = self.log_probs_NT, self.values_NT, self.advantages_NT, self.returns_NT
+        return batch, [column[list(chosen), :width].to(device) for column in columns]
+
+
+@dataclass
+class Tally:
+    """Sums over tokens of what the updates of one rollout did."""
+
+    tokens: float = 0.0
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    entropy: float = 0.0
+    clipped: float = 0.0
+    value_clipped: float = 0.0
+    kl_old_new: float = 0.0
+    ratio: float = 0.0
+    ratio_max: float = 0.0
+    grad_norm: float = 0.0
+    steps: int = 0
+    stopped_early: bool = False
+
+    def metrics(self) -> dict[str, float]:
+        tokens, steps = max(self.tokens, 1.0), max(self.steps, 1)
+        return {
+            "loss": self.policy_loss / tokens,
+            "value_loss": self.value_loss / tokens,
+            "clip_fraction": self.clipped / tokens,
+            "value_clip_fraction": self.value_clipped / tokens,
+            "kl_old_new": self.kl_old_new / tokens,
+            "ratio": self.ratio / tokens,
+            "ratio_max": self.ratio_max,
+            "grad_norm": self.grad_norm / steps,
+            "updates": float(self.steps),
+            "stopped_early": float(self.stopped_early),
+        }
+
+
+class Updater:
+    """Owns the optimizer and its schedule."""
+
+    def __init__(self, roles: Roles, arguments: PPOArguments, learning_rate: float, total_steps: int) -> None:
+        from transformers import get_scheduler
+
+        self._roles, self._arguments = roles, arguments
+        critic_rate = arguments.critic_learning_rate or 10 * learning_rate
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": roles.policy_parameters, "lr": learning_rate},
+                {"params": roles.critic_parameters, "lr": critic_rate},
+            ],
+            weight_decay=0.0,
+            eps=1e-5,
+        )
+        self.schedule = get_scheduler(
+            arguments.lr_scheduler_type, self.optimizer, arguments.warmup_steps, total_steps
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def skip_to(self, steps: int) -> None:
+        """Put the schedule where it was after `steps` optimizer steps."""
+        for _ in range(steps):
+            self.schedule.step()
+
+    def learn(
+        self, scored: Scored, *, micro_batch: int, pad_id: int, generator: torch.Generator, critic_alone: bool
+    ) -> Tally:
+        """`num_ppo_epochs` passes over the rollout in mini-batches, fewer when the policy has moved too far."""
+        tally, arguments = Tally(), self._arguments
+        for _ in range(arguments.num_ppo_epochs):
+            order = torch.randperm(len(scored.answers), generator=generator).tolist()
+            for mini in _split(order, arguments.num_mini_batches):
+                if not self._step(scored, mini, micro_batch, pad_id, critic_alone, tally):
+                    tally.stopped_early = True
+                    return tally
+        return tally
+
+    def _step(
+        self,
+        scored: Scored,
+        mini: Sequence[int],
+        micro_batch: int,
+        pad_id: int,
+        critic_alone: bool,
+        tally: Tally,
+    ) -> bool:
+        """One optimizer step; none, and False, when KL(old || new) in nats per token is above the limit already.
+
+        The loss of a micro-batch is its share of all tokens of the mini-batch, so that accumulated gradients are
+        those of the whole mini-batch in one.
+        """
+        tokens = float(sum(len(scored.answers[i]) for i in mini))
+        kl = 0.0
+        for start in range(0, len(mini), micro_batch):
+            batch, columns = scored.rows(mini[start : start + micro_batch], pad_id, self._roles.policy.device)
+            kl += self._policy_backward(batch, columns, tokens, critic_alone, tally)
+            self._critic_backward(batch, columns, tokens, tally)
+        tally.tokens += tokens
+        if kl > self._arguments.stop_kl:
+            self.optimizer.zero_grad(set_to_none=True)
+            return False
+        self._apply(tally)
+        return True
+
+    def _policy_backward(
+        self, batch: Batch, columns: Sequence[Tensor], tokens: float, critic_alone: bool, tally: Tally
+    ) -> float:
+        old_BT, _, advantages_BT, _ = columns
+        arguments, mask_BT = self._arguments, batch.mask_BT
+        with torch.set_grad_enabled(not critic_alone), self._roles.as_role("policy"):
+            log_probs_BT, entropy_BT = self._roles.log_probs(
+                batch, "policy", arguments.temperature, entropy_gradient=arguments.entropy_coef > 0
+            )
+            losses_BT, clipped_BT = policy_losses(log_probs_BT, old_BT, advantages_BT, arguments.cliprange)
+            loss = ((losses_BT - arguments.entropy_coef * entropy_BT) * mask_BT).sum() / tokens
+            if not critic_alone:
+                loss.backward()
+        with torch.no_grad():
+            log_ratio_BT = (log_probs_BT - old_BT) * mask_BT
+            ratio_BT = torch.exp(log_ratio_BT) * mask_BT
+            kl = float((torch.expm1(log_ratio_BT) - log_ratio_BT).sum())  # k3 of KL(old || new)
+            tally.policy_loss += float((losses_BT * mask_BT).sum())
+            tally.entropy += float((entropy_BT * mask_BT).sum())
+            tally.clipped += float((clipped_BT * mask_BT).sum())
+            tally.kl_old_new += kl
+            tally.ratio += float(ratio_BT.sum())
+            tally.ratio_max = max(tally.ratio_max, float(ratio_BT.max()))
+        return kl / tokens
+
+    def _critic_backward(self, batch: Batch, columns: Sequence[Tensor], tokens: float, tally: Tally) -> None:
+        _, old_BT, _, returns_BT = columns
+        shared = self._roles.critic_is_shared
+        with self._roles.as_role("critic"):
+            values_BT = self._roles.values(batch)
+            losses_BT, clipped_BT = value_losses(
+                values_BT, old_BT, returns_BT, self._arguments.cliprange_value
+            )
+            loss = (losses_BT * batch.mask_BT).sum() / tokens
+            (loss * (self._arguments.vf_coef if shared else 1.0)).backward()
+        tally.value_loss += float((losses_BT.detach() * batch.mask_BT).sum())
+        tally.value_clipped += float((clipped_BT * batch.mask_BT).sum())
+
+    def _apply(self, tally: Tally) -> None:
+        limit = self._arguments.max_grad_norm
+        norm = torch.nn.utils.clip_grad_norm_(self._roles.policy_parameters, limit)
+        torch.nn.utils.clip_grad_norm_(self._roles.critic_parameters, limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        tally.grad_norm += float(norm)
+        tally.steps += 1
+
+
+def _split(order: Sequence[int], parts: int) -> list[Sequence[int]]:
+    size = -(-len(order) // parts)
+    return [order[at : at + size] for at in range(0, len(order), size)]

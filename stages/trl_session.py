@@ -1,0 +1,118 @@
+"""A stage that trains with one of TRL's trainers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.errors import DiskSpaceError
+
+from ..pipeline import StageContext
+from ..pipeline.durable import is_disk_full
+from ..pipeline.model_ref import with_reward_head
+from .arguments import trainer_arguments
+from .checkpoints import newest_whole_checkpoint
+from .handover import load_for_continuing
+from .machine import this_machine
+from .planning import wants_checkpointing
+from .proofs import prove_reference
+from .token_tables import Tables
+from .trl_api import make_trainer
+
+if TYPE_CHECKING:
+    from .training_stage import Metrics, TrainingStage
+
+
+class TrlSession:
+    """The model, wrapped by the stage's strategy, and TRL's trainer over the token table."""
+
+    def __init__(self, stage: TrainingStage, context: StageContext, tables: Tables, tokenizer: Any) -> None:
+        from . import callbacks
+
+        self._stage, self._context, self._tables = stage, context, tables
+        self._pad_id = int(tokenizer.pad_token_id)
+        self._measure: Callable[[Any], Metrics] | None = None
+        source, strategy = context.inputs["policy"], stage.strategy
+        dtype = strategy.weights_dtype(this_machine().on_gpu)
+        self._reference = None  # a frozen model, or None when the model's adapters carry the reference
+        if stage.handover == "continue":
+            self.model = load_for_continuing(stage, source, dtype)
+        else:
+            model = source.load_model(dtype=dtype)
+            if stage.task == "reward":
+                model = with_reward_head(model, context.seed)
+            self.model = strategy.wrap(strategy.prepare_base(model), stage.task, context.seed)
+            if stage.has_reference and strategy.capabilities.makes_base:
+                self._reference = source.load_model(dtype=dtype).requires_grad_(False)
+        scratch = context.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        self._trainer = make_trainer(
+            stage.trainer,
+            model=self.model,
+            tokenizer=tokenizer,
+            dataset=stage.trainer_table(tables.train).to_dataset(tables.key),
+            callbacks=(
+                callbacks.Metrics(context.events, stage.first_loss),
+                callbacks.Commit(scratch, context.folder / "checkpoints"),
+                callbacks.Stop(context.stop),
+                callbacks.Moved(self.model, context.events),
+            ),
+            reference=self._reference,
+            arguments=trainer_arguments(
+                stage,
+                output_dir=scratch,
+                seed=context.seed,
+                rows=len(tables.train),
+                checkpointing=wants_checkpointing(
+                    stage, source, stage.longest_sequence(tables.report.length_max)
+                ),
+            ),
+            keep_adapter_copy=stage.handover == "continue",
+        )
+
+    def prove_start(self) -> None:
+        if rows := self._stage.reference_rows(self._tables.train):
+            difference = prove_reference(self.model, self._reference, rows, self._pad_id)
+            self._context.events.prove("reference_difference_nats", difference)
+
+    def measure(self) -> Mapping[str, float]:
+        if self._tables.held_out is None:
+            return {}
+        if self._measure is None:
+            first, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
+            return first
+        return self._measure(self.model)
+
+    def fit(self, checkpoint: Path | None) -> None:
+        from transformers import set_seed
+
+        context = self._context
+        set_seed(context.seed)  # measuring must not change what training draws
+        try:
+            self._trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Exception as error:
+            if isinstance(error, DiskSpaceError) or not is_disk_full(error, context.folder):
+                raise
+            raise disk_full(context) from error
+        step = self._trainer.state.global_step
+        context.stop.raise_if_requested(f"in stage {context.name} after step {step}")
+
+    def closing_numbers(self) -> Mapping[str, float]:
+        """Mean training loss over the logged steps, and their count, whatever was interrupted in between."""
+        state = self._trainer.state
+        losses = {line["step"]: float(line["loss"]) for line in state.log_history if "loss" in line}
+        mean = {"train_loss": sum(losses.values()) / len(losses)} if losses else {}
+        return {"steps": float(state.global_step)} | mean
+
+
+def disk_full(context: StageContext) -> DiskSpaceError:
+    """What to say when the disk filled up in the middle; makes room for the message to be of use."""
+    shutil.rmtree(context.folder / "scratch", ignore_errors=True)
+    kept = newest_whole_checkpoint(context.folder / "checkpoints")
+    return DiskSpaceError(
+        f"Stage {context.name}: the disk is full. "
+        + (f"The last good state is {kept[0]}; " if kept else "No checkpoint was written yet; ")
+        + "free some space and run the same command again to go on."
+    )
