@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -153,8 +154,8 @@ def _check_same_base(stage: PPO, reward: ModelRef, policy: ModelRef) -> None:
 
 def _held_out_accuracy(model: ModelRef) -> float | None:
     """What the stage that made the reward model measured; None where nobody did."""
-    folder = model.adapters[-1].folder if model.adapters else None
-    if folder is None or not (folder.parent / STAGE_FILE).exists():
+    folder = model.adapters[-1].folder if model.adapters else Path(model.base)
+    if not (folder.parent / STAGE_FILE).exists():
         return None
     value = read_sealed(folder.parent / STAGE_FILE)["metrics"].get("accuracy_after")
     return None if value is None else float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,19 +67,33 @@ class TransformersSampler:
         width, device = max(map(len, prompts)), self.model.device
         ids_BL = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
         attention_BL = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        # Every field as it must be: a model's own generation config may warp what is sampled (top_k, penalties),
-        # and then the log-probabilities would not be those of the sampling policy.
         config = GenerationConfig(
             do_sample=False, max_new_tokens=self.max_new_tokens, pad_token_id=self.pad_id,
             eos_token_id=list(self.stop_ids), use_cache=True,
         )  # fmt: skip
         draw = [_Draw(seeds, self.max_new_tokens, width, self.temperature)] if self.temperature else []
-        with torch.no_grad():
+        with torch.no_grad(), _only(config, self.model):
             out_BL = self.model.generate(
                 input_ids=ids_BL, attention_mask=attention_BL, generation_config=config,
                 logits_processor=LogitsProcessorList(draw),
             )  # fmt: skip
         return [_cut(row, self.stop_ids) for row in out_BL[:, width:].tolist()]
+
+
+@contextlib.contextmanager
+def _only(config: Any, model: Any) -> Iterator[None]:
+    """Take the model's own generation config away: `generate` fills what is not given from it, and a repetition
+    penalty or top_k would make the log-probabilities others than those of the sampling policy.
+    """
+    owners = [model, *([model.get_base_model()] if hasattr(model, "peft_config") else [])]
+    kept = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = config
+    try:
+        yield
+    finally:
+        for owner, own in zip(owners, kept, strict=True):
+            owner.generation_config = own
 
 
 def _cut(ids: list[int], stop_ids: Sequence[int]) -> Answer:

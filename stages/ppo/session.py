@@ -86,7 +86,7 @@ class PPOSession:
         )
         self._steps = stage.steps(len(tables.train))
         updates = self._steps * self._arguments.num_ppo_epochs * self._arguments.num_mini_batches
-        self._updater = Updater(self._roles, self._arguments, stage.resolved_learning_rate, updates)
+        self._updater = Updater(self._roles, stage, updates)
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
         self._spread: float | None = None
 

@@ -12,6 +12,7 @@ from posttrain.errors import PipelineError, SettingError
 from ...data_formats import Kind
 from ...pipeline import ModelRef, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
+from ..reward_model import RewardModel
 from ..token_tables import Request
 from ..training_stage import TrainingStage
 from .rewards import RewardSource, check_source, identity_of, name_of
@@ -28,7 +29,7 @@ class PPOArguments(CheckedSettings):
     num_ppo_epochs: passes over each rollout. num_mini_batches: optimizer steps per pass.
     gamma, lam: discount, and the GAE's. cliprange, cliprange_value: of the ratio, and of the value's move.
     entropy_coef: weight of an entropy bonus. vf_coef: weight of the value loss where the critic shares the policy's
-    parameters. critic_learning_rate: None is ten times the policy's. max_grad_norm: of policy and critic each.
+    parameters. critic_learning_rate: None is what a reward model is trained with. max_grad_norm: of policy and critic each.
     kl_estimator: "k1" or "k3". kl_horizon: answers over which the coefficient follows target_kl.
     stop_kl: nats per token between old and new policy above which the rest of a rollout's updates is left out.
     missing_eos_penalty: taken from the score of an answer that was cut. whiten_advantages, whiten_rewards: to mean 0,
@@ -184,6 +185,11 @@ class PPO(TrainingStage):
     def request(self) -> Request:
         overlong = self.overlong or self.default_overlong
         return Request(self.data, self.eval_data, self.kind, self.max_length - self.max_new_tokens, overlong)
+
+    @property
+    def critic_learning_rate(self) -> float:
+        given = self.arguments.critic_learning_rate
+        return given or RewardModel.full_learning_rate * self.strategy.learning_rate_factor
 
     def steps(self, prompts: int) -> int:
         """PPO steps."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from .formulas import policy_losses, value_losses
 from .roles import Batch, Roles
 
 if TYPE_CHECKING:
-    from .stage import PPOArguments
+    from .stage import PPO
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,19 @@ class Tally:
 class Updater:
     """Owns the optimizer and its schedule."""
 
-    def __init__(self, roles: Roles, arguments: PPOArguments, learning_rate: float, total_steps: int) -> None:
+    def __init__(self, roles: Roles, stage: PPO, total_steps: int) -> None:
         from transformers import get_scheduler
 
-        self._roles, self._arguments = roles, arguments
-        critic_rate = arguments.critic_learning_rate or 10 * learning_rate
+        self._roles, self._arguments = roles, stage.arguments
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": roles.policy_parameters, "lr": learning_rate},
-                {"params": roles.critic_parameters, "lr": critic_rate},
+                {"params": roles.policy_parameters, "lr": stage.resolved_learning_rate},
+                {"params": roles.critic_parameters, "lr": stage.critic_learning_rate},
             ],
             weight_decay=0.0,
-            eps=1e-5,
         )
         self.schedule = get_scheduler(
-            arguments.lr_scheduler_type, self.optimizer, arguments.warmup_steps, total_steps
+            self._arguments.lr_scheduler_type, self.optimizer, self._arguments.warmup_steps, total_steps
         )
 
     @property
@@ -97,8 +96,10 @@ class Updater:
 
     def skip_to(self, steps: int) -> None:
         """Put the schedule where it was after `steps` optimizer steps."""
-        for _ in range(steps):
-            self.schedule.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that no optimizer step came before: it came in another process
+            for _ in range(steps):
+                self.schedule.step()
 
     def learn(
         self, scored: Scored, *, micro_batch: int, pad_id: int, generator: torch.Generator, critic_alone: bool

@@ -1,0 +1,88 @@
+"""A model of thirty words, small enough that a whole PPO run takes seconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORDS = [
+    *[
+        "a",
+        "the",
+        "river",
+        "boat",
+        "fox",
+        "dog",
+        "moon",
+        "sun",
+        "tree",
+        "hill",
+        "red",
+        "blue",
+        "green",
+        "old",
+        "new",
+        "runs",
+        "sleeps",
+        "sings",
+        "falls",
+    ],
+    ".",
+]
+SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama with 25 tokens: an untrained policy says any word with the same probability."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    names = {name: i for i, name in enumerate([*SPECIAL, *WORDS])}
+    raw = Tokenizer(models.WordLevel(names, unk_token="<|unk|>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unk|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"], chat_template=TEMPLATE,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("words")
+    config = LlamaConfig(
+        vocab_size=len(names), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.lm_head.weight.data *= (
+        10  # it stays frozen under adapters: as drawn, no state could make one word certain
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[dict[str, Any]]:
+    return [{"prompt": f"{one} {other}"} for one in WORDS[:8] for other in WORDS[8:12]]
+
+
+@pytest.fixture
+def words(tmp_path: Path, words_model: Path) -> Callable[..., Any]:
+    """A Pipeline on the model of thirty words in a folder of the test's own."""
+    from posttrain import Pipeline
+
+    def build(stages: list[Any], name: str = "run", **settings: Any) -> Pipeline:
+        return Pipeline(stages, model=words_model, run_dir=tmp_path / name, **settings)
+
+    return build
+
+
+def rivers(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+    """The share of the words that are "river", of eight at least; 1 at most."""
+    return [min(1.0, text.split().count("river") / max(8, len(text.split()))) for text in completions]
