@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,9 @@ _MEMORY_SHARE = 0.9
 class Sizes:
     """A model's shape under a strategy."""
 
-    total: int  # parameters with the adapter
+    total: int  # parameters with the adapters
     trainable: int
+    beside: int  # of the trainable ones: of a critic's adapter and head beside the policy's
     linear: int  # parameters that a 4-bit base quantises
     hidden: int
     intermediate: int
@@ -44,7 +45,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     base = start.find()
     tables = load_tables(stage.request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
     report, held = tables.report, tables.held_out_report
-    sizes = _sizes(stage.strategy, stage.task, base.folder)
+    sizes = _sizes_of(stage, base.folder)
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
     return StagePlan(
@@ -83,7 +84,7 @@ def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> 
     given = stage.trainer_args.get("gradient_checkpointing")
     if given is not None:
         return bool(given)
-    sizes = _sizes(stage.strategy, stage.task, start.find().folder)
+    sizes = _sizes_of(stage, start.find().folder)
     return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
 
 
@@ -110,6 +111,14 @@ def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
     """Checkpoints kept while training, and what stays."""
     artifact = sizes.trainable * 4 + _TOKENIZER_BYTES
     return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
+
+
+def _sizes_of(stage: TrainingStage, folder: Path) -> Sizes:
+    sizes = _sizes(stage.strategy, stage.task, folder)
+    if (critic := stage.trained_beside) is None:
+        return sizes
+    beside = _sizes(critic, "reward", folder).trainable
+    return replace(sizes, total=sizes.total + beside, trainable=sizes.trainable + beside, beside=beside)
 
 
 @lru_cache(maxsize=16)
@@ -139,6 +148,7 @@ def _sizes(strategy: Any, task: Any, folder: Path) -> Sizes:
     return Sizes(
         total=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        beside=0,
         linear=linear,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

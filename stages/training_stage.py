@@ -152,6 +152,11 @@ class TrainingStage(Stage):
         per_epoch = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))
         return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
 
+    @property
+    def trained_beside(self) -> Strategy | None:
+        """What a second network on the same base is trained with; None without one."""
+        return None
+
     def longest_sequence(self, longest_row: int) -> int:
         """Tokens of the longest sequence that goes through the model, from those of the data's longest row."""
         return min(longest_row, self.max_length)

@@ -57,7 +57,7 @@ def alarms(history: History) -> list[tuple[str, str]]:
         alarm("repetition", now["repetition"] > max(0.5, start["repetition"] + 0.25),
               f"{now['repetition']:.0%} of an answer repeats itself ({start['repetition']:.0%} at the start): the reward "
               "pays for repetition; lower learning_rate or raise kl_coef")  # fmt: skip
-        alarm("stops", now["stopped"] < start["stopped"] - 0.3,
+        alarm("stops", now["stopped"] < 0.5 * start["stopped"],
               f"{now['stopped']:.0%} of the answers stop by themselves ({start['stopped']:.0%} at the start); set "
               "missing_eos_penalty or raise max_new_tokens")  # fmt: skip
         alarm("entropy", now["entropy"] < 0.2 * start["entropy"],

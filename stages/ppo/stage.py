@@ -13,6 +13,7 @@ from ...data_formats import Kind
 from ...pipeline import ModelRef, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
 from ..reward_model import RewardModel
+from ..strategies import LoRA, Strategy
 from ..token_tables import Request
 from ..training_stage import TrainingStage
 from .rewards import RewardSource, check_source, identity_of, name_of
@@ -196,6 +197,13 @@ class PPO(TrainingStage):
         if self.max_steps is not None:
             return self.max_steps
         return math.ceil(prompts * (self.resolved_epochs or 1.0) / self.rollout_size)
+
+    @property
+    def trained_beside(self) -> Strategy | None:
+        """The critic's adapter."""
+        if self.critic == "shared":
+            return None
+        return LoRA() if self.strategy.capabilities.makes_base else self.strategy
 
     def longest_sequence(self, longest_row: int) -> int:
         return min(longest_row, self.max_length - self.max_new_tokens) + self.max_new_tokens
