@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +32,9 @@ class Session(Protocol):
 
     def fit(self, checkpoint: Path | None) -> None:
         """Train to the end, from a checkpoint where there is one; raises RunInterrupted after a signal."""
+
+    def answers_before(self) -> Sequence[str]:
+        """What the untrained policy says to the prompts of the samples; empty where nobody compares."""
 
     def closing_numbers(self) -> Mapping[str, float]:
         """Numbers about the training itself: steps, mean loss."""
@@ -73,10 +76,13 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))
     artifact = save_artifact(session.model, tokenizer, stage, source, context.folder)
     metrics = _before_and_after(before, after) | dict(session.closing_numbers())
+    answers_before = session.answers_before()
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     gc.collect()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
     samples = sample_answers(model, tokenizer, shown) if stage.task == "policy" else []
+    for sample, text in zip(samples, answers_before, strict=False):
+        sample["before"] = text
     return StageResult(
         models={stage.makes: made},
         metrics=metrics,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,9 @@ class TrlSession:
             raise disk_full(context) from error
         step = self._trainer.state.global_step
         context.stop.raise_if_requested(f"in stage {context.name} after step {step}")
+
+    def answers_before(self) -> Sequence[str]:
+        return ()
 
     def closing_numbers(self) -> Mapping[str, float]:
         """Mean training loss over the logged steps, and their count, whatever was interrupted in between."""

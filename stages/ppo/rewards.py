@@ -51,7 +51,7 @@ def check_source(owner: str, source: Any) -> None:
 def identity_of(source: RewardSource) -> Mapping[str, Any]:
     """What decides a source's scores, for the stage's key: a function's name and text, a model's fingerprint."""
     if isinstance(source, RewardModelRef):
-        return {"reward_model": str(Path(source.path).expanduser().resolve())}
+        return {"reward_model": reward_model_of(source).fingerprint}
     try:
         text = inspect.getsource(source)
     except (OSError, TypeError):  # made at run time; its name has to do

@@ -5,64 +5,34 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from posttrain.errors import DiskSpaceError, TrainingDivergedError
 
 from ...pipeline import StageContext
 from ...pipeline.durable import is_disk_full
 from ..proofs import prove_equal, prove_unchanged
+from ..samples import sample_answers
 from ..token_tables import Tables
 from ..trl_session import disk_full
-from .formulas import (
-    RunningMoments,
-    explained_variance,
-    generalized_advantages,
-    token_kl,
-    token_rewards,
-    whiten,
-)
-from .health import alarms, correlation, repetition
+from .experience import Experience
+from .health import alarms
 from .judges import Judges
 from .loading import load_roles
-from .rewards import Answered
 from .roles import Batch
-from .rollout import Answer, TransformersSampler, row_seed, stop_ids
+from .rollout import TransformersSampler, row_seed, stop_ids
 from .state import fresh_progress, load_state, save_state, trained_parameters
-from .update import Scored, Updater
+from .update import Updater
 
 if TYPE_CHECKING:
-    from ...data_formats import TokenTable
     from .stage import PPO
 
 _HELD_OUT_PROMPTS = 64
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Answers to some prompts, and what the policy, the reference and the rewards say of them. (N, T) tensors."""
-
-    rows: Sequence[int]
-    prompts: Sequence[Sequence[int]]
-    answers: Sequence[Answer]
-    texts: Sequence[str]
-    scores: Sequence[float]  # as the rewards gave them, weighted and added up
-    parts: Mapping[str, Sequence[float]]  # each reward's own
-    log_probs_NT: Tensor
-    reference_NT: Tensor
-    entropy_NT: Tensor
-    mask_NT: Tensor
-
-    @property
-    def kl_N(self) -> Tensor:
-        """Nats per answer, log p - log q summed over its tokens."""
-        return ((self.log_probs_NT - self.reference_NT) * self.mask_NT).sum(1)
 
 
 class PPOSession:
@@ -77,18 +47,21 @@ class PPOSession:
         self._roles = load_roles(stage, source, self._judges.adapter, context.seed)
         self._judges.load(self._roles, self._pad_id)
         self.model = self._roles.policy
-        self._sampler = TransformersSampler(
+        sampler = TransformersSampler(
             self.model,
             self._pad_id,
             stop_ids(self.model, tokenizer),
             stage.max_new_tokens,
             self._arguments.temperature,
         )
+        self._experience = Experience(
+            self._roles, self._judges, sampler, tokenizer, self._arguments, stage.batch_size
+        )
         self._steps = stage.steps(len(tables.train))
         updates = self._steps * self._arguments.num_ppo_epochs * self._arguments.num_mini_batches
         self._updater = Updater(self._roles, stage, updates)
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
-        self._spread: float | None = None
+        self._answers_before: list[str] = []
 
     def prove_start(self) -> None:
         """The policy is its reference (KL 0, ratio 1), our log-probabilities are the model's own, one base only."""
@@ -109,22 +82,28 @@ class PPOSession:
             prove("reference_difference_nats", prove_unchanged(mine, reference))
         prove("copies_of_the_base", float(self._roles.copies_of_the_base() + self._judges.other_models))
 
+    def answers_before(self) -> Sequence[str]:
+        return self._answers_before
+
     def measure(self) -> Mapping[str, float]:
         """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
         table = self._tables.held_out
         if table is None:
             return {}
+        if not self._answers_before:
+            samples = sample_answers(self.model, self._tokenizer, table)
+            self._answers_before = [sample["answer"] for sample in samples]
         rows = range(min(_HELD_OUT_PROMPTS, len(table)))
-        rollout = self._answer(table, rows, [row_seed(self._context.seed, "held out", row) for row in rows])
-        kl = float(rollout.kl_N.mean())
-        numbers = {
+        rollout = self._experience.answer(
+            table, rows, [row_seed(self._context.seed, "held out", row) for row in rows]
+        )
+        return {
             "reward": fmean(rollout.scores),
-            "kl": kl,
+            "kl": float(rollout.kl_N.mean()),
             "length": fmean(len(answer.ids) for answer in rollout.answers),
             "stopped": fmean(answer.stopped for answer in rollout.answers),
             "reward_std": pstdev(rollout.scores),
         }
-        return numbers
 
     def fit(self, checkpoint: Path | None) -> None:
         context = self._context
@@ -165,11 +144,13 @@ class PPOSession:
         step, arguments, seed = self._progress.step, self._arguments, self._context.seed
         begun = time.monotonic()
         rows = self._rows_of(step)
-        rollout = self._answer(
+        rollout = self._experience.answer(
             self._tables.train, rows, [row_seed(seed, step, place, row) for place, row in enumerate(rows)]
         )
         answered = time.monotonic()
-        scored, moments, numbers = self._score(rollout)
+        scored, moments, numbers = self._experience.prepare(
+            rollout, self._progress.controller, self._progress.moments
+        )
         ready = time.monotonic()
         generator = torch.Generator().manual_seed(row_seed(seed, step, "order") % 2**63)
         tally = self._updater.learn(
@@ -211,99 +192,6 @@ class PPOSession:
             rows.append(_permutation(count, row_seed(self._context.seed, "epoch", epoch) % 2**63)[at])
         return rows
 
-    def _answer(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Rollout:
-        """Sample an answer to each prompt, and take the log-probabilities and rewards of all of them."""
-        prompts = [table.row(row)["prompt_ids"] for row in rows]
-        answers = self._sampler.sample(prompts, seeds)
-        ids = [answer.ids for answer in answers]
-        texts = self._tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
-        if not any(text.strip() for text in texts):
-            raise TrainingDivergedError(
-                f"The policy says nothing: all of {len(texts)} answers are empty. Train it with SFT first, or lower "
-                "learning_rate."
-            )
-        records = [table.records[row] for row in rows]
-        names = list(dict.fromkeys(name for record in records for name in record["columns"]))
-        answered = Answered(
-            prompts, ids, [record["prompt"] for record in records], [text.strip() for text in texts],
-            {name: [record["columns"].get(name) for record in records] for name in names},
-        )  # fmt: skip
-        scores, parts = self._judges.score(answered)
-        width = max(map(len, ids))
-        policy, reference, entropy, mask = (torch.zeros(len(rows), width) for _ in range(4))
-        for chosen in _by_length(prompts, ids, self._stage.batch_size):
-            batch = Batch.of(
-                [prompts[i] for i in chosen], [ids[i] for i in chosen], self._pad_id, self.model.device
-            )
-            span = (chosen, slice(0, batch.mask_BT.shape[1]))
-            with torch.no_grad():
-                policy[span], entropy[span] = (
-                    x.cpu() for x in self._roles.log_probs(batch, "policy", self._arguments.temperature)
-                )
-                reference[span] = self._roles.log_probs(batch, "reference", self._arguments.temperature)[
-                    0
-                ].cpu()
-            mask[span] = batch.mask_BT.cpu()
-        return Rollout(list(rows), prompts, answers, texts, scores, parts, policy, reference, entropy, mask)
-
-    def _score(self, rollout: Rollout) -> tuple[Scored, RunningMoments, dict[str, float]]:
-        """Rewards per token, values, advantages; the running statistics with this rollout; numbers to log."""
-        arguments, mask_NT = self._arguments, rollout.mask_NT
-        values_NT = torch.zeros_like(mask_NT)
-        ids = [answer.ids for answer in rollout.answers]
-        for chosen in _by_length(rollout.prompts, ids, self._stage.batch_size):
-            batch = Batch.of(
-                [rollout.prompts[i] for i in chosen],
-                [ids[i] for i in chosen],
-                self._pad_id,
-                self.model.device,
-            )
-            with torch.no_grad():
-                values_NT[chosen, : batch.mask_BT.shape[1]] = self._roles.values(batch).cpu()
-        moments = self._progress.moments.updated(rollout.scores)
-        scores_N = torch.tensor(rollout.scores)
-        if arguments.scale_rewards and moments.std > 0:
-            scores_N = scores_N / moments.std
-        if arguments.reward_clip is not None:
-            scores_N = scores_N.clamp(-arguments.reward_clip, arguments.reward_clip)
-        cut_N = torch.tensor([not answer.stopped for answer in rollout.answers]).float()
-        scores_N = scores_N - arguments.missing_eos_penalty * cut_N
-        kl_NT = token_kl(rollout.log_probs_NT, rollout.reference_NT, arguments.kl_estimator)
-        rewards_NT = token_rewards(scores_N, kl_NT, mask_NT, self._progress.controller.coefficient)
-        if arguments.whiten_rewards:
-            mean = (rewards_NT * mask_NT).sum() / mask_NT.sum()
-            rewards_NT = whiten(rewards_NT, mask_NT) + mean * mask_NT
-        advantages_NT, returns_NT = generalized_advantages(
-            rewards_NT, values_NT, mask_NT, arguments.gamma, arguments.lam
-        )
-        variance = explained_variance(values_NT, returns_NT, mask_NT)
-        learned_NT = whiten(advantages_NT, mask_NT) if arguments.whiten_advantages else advantages_NT
-        scored = Scored(rollout.prompts, ids, rollout.log_probs_NT, values_NT, learned_NT, returns_NT)
-        numbers = self._numbers(rollout) | {
-            "explained_variance": variance,
-            "advantage": float((advantages_NT * mask_NT).sum() / mask_NT.sum()),
-            "value": float((values_NT * mask_NT).sum() / mask_NT.sum()),
-        }
-        return scored, moments, numbers
-
-    def _numbers(self, rollout: Rollout) -> dict[str, float]:
-        """What a rollout itself says about the policy's health."""
-        ids = [answer.ids for answer in rollout.answers]
-        lengths = [float(len(i)) for i in ids]
-        tokens = float(rollout.mask_NT.sum())
-        return {
-            "reward": fmean(rollout.scores),
-            "reward_std": pstdev(rollout.scores),
-            **{f"reward/{name}": fmean(values) for name, values in rollout.parts.items()},
-            "kl": float(rollout.kl_N.mean()),
-            "kl_per_token": float(rollout.kl_N.sum()) / tokens,
-            "entropy": float((rollout.entropy_NT * rollout.mask_NT).sum()) / tokens,
-            "length": fmean(lengths),
-            "stopped": fmean(answer.stopped for answer in rollout.answers),
-            "reward_length_correlation": correlation(rollout.scores, lengths),
-            "repetition": repetition(ids),
-        }
-
 
 class _Glance:
     """Whether parameters have changed since, seen from a copy of a few of their values."""
@@ -333,11 +221,3 @@ class _Glance:
 
 def _permutation(count: int, seed: int) -> list[int]:
     return list(torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist())
-
-
-def _by_length(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], size: int
-) -> list[list[int]]:
-    """Rows of similar length together, so that little is computed on padding."""
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]) - len(answers[i]), i))
-    return [order[at : at + size] for at in range(0, len(order), size)]

@@ -16,7 +16,7 @@ from ..reward_model import RewardModel
 from ..strategies import LoRA, Strategy
 from ..token_tables import Request
 from ..training_stage import TrainingStage
-from .rewards import RewardSource, check_source, identity_of, name_of
+from .rewards import RewardModelRef, RewardSource, check_source, identity_of, name_of, reward_model_of
 
 if TYPE_CHECKING:
     from ..token_tables import Tables
@@ -165,6 +165,9 @@ class PPO(TrainingStage):
 
     def check(self, before: Sequence[Stage]) -> None:
         super().check(before)
+        for source in self.sources:
+            if isinstance(source, RewardModelRef):
+                reward_model_of(source)
         if self.sources:
             return
         makers = [number for number, stage in enumerate(before) if stage.makes == "reward"]

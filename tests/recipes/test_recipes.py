@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from posttrain.recipes.quickstart import quickstart
+from posttrain.recipes.rlhf import rlhf
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def test_there_are_no_untested_recipes() -> None:
-    assert [path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__"] == ["quickstart"]
+    found = {path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__"}
+    assert found == {"quickstart", "rlhf"}
 
 
 def test_quickstart_plans_without_weights(
@@ -26,3 +28,13 @@ def test_quickstart_plans_without_weights(
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "rows trained on" in printed and "peak memory" in printed
+
+
+def test_rlhf_plans_without_weights(tmp_path: Path) -> None:
+    """The critic's adapter and head are trained beside the policy's adapter, and are counted."""
+    plans = rlhf(model="tiny-random", run_dir=str(tmp_path / "run")).plan()
+    ppo, reward_model = plans[2], plans[1]
+    assert ppo is not None and reward_model is not None and plans[0] is not None
+    assert (ppo.rows, ppo.held_out, ppo.steps) == (120, 24, 12)
+    assert ppo.trainable_parameters == plans[0].trainable_parameters + reward_model.trainable_parameters
+    assert not (tmp_path / "run").exists()

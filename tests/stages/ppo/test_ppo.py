@@ -263,6 +263,7 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("no token to say", lambda d: PPO(lora, max_new_tokens=0), SettingError, "max_new_tokens must be a whole number at least 1"),
     ("no room for a prompt", lambda d: PPO(lora, max_new_tokens=64, max_length=64), SettingError, "nothing is left for the prompt"),
     ("no function", lambda d: PPO(lora, reward="runs/x"), SettingError, r"RewardModelRef\('runs/x'\)"),
+    ("no such folder", lambda d: Pipeline([PPO(lora, data=d, reward=RewardModelRef("nowhere"))]), SettingError, "there is no such folder"),
     ("too many weights", lambda d: PPO(lora, reward=rivers, reward_weights=[1.0, 2.0]), SettingError, "there are 1 rewards; give 1 weights"),
     ("an unknown argument", lambda d: PPO(lora, trainer_args={"clip_range": 0.1}), SettingError, "did you mean 'cliprange'"),
     ("a bad argument", lambda d: PPO(lora, trainer_args={"lam": 1.5}), SettingError, "lam must be a number from 0 to 1"),
