@@ -110,4 +110,8 @@ def as_plain(value: Any) -> Any:
         return [as_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if callable(value):  # its text would hold an address, another one in every process
+        return (
+            f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        )
     return str(value)

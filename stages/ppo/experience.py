@@ -25,7 +25,7 @@ from .formulas import (
     whiten,
 )
 from .health import correlation, repetition
-from .judges import Judges
+from .judges import JUDGE, Judges
 from .rewards import Answered
 from .roles import Batch, Roles
 from .rollout import Answer, Sampler
@@ -159,7 +159,7 @@ def _health_numbers(rollout: Rollout) -> dict[str, float]:
     return {
         "reward": fmean(rollout.scores),
         "reward_std": pstdev(rollout.scores),
-        **{f"reward/{name}": fmean(values) for name, values in rollout.parts.items()},
+        **{name if name == JUDGE else f"reward/{name}": fmean(part) for name, part in rollout.parts.items()},
         "kl": float(rollout.kl_N.mean()),
         "kl_per_token": float(rollout.kl_N.sum()) / tokens,
         "entropy": float((rollout.entropy_NT * rollout.mask_NT).sum()) / tokens,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .stage import PPO
 
 _FROM_PIPELINE = "reward model"
+JUDGE = "judge"
 
 
 class Judges:
@@ -49,6 +50,8 @@ class Judges:
             sources = [(_FROM_PIPELINE, from_pipeline)]
         weights = list(stage.reward_weights or [1.0] * len(sources))
         names = _distinct([name for name, _ in sources])
+        if stage.judge is not None:
+            sources, weights, names = [*sources, ("", stage.judge)], [*weights, 0.0], [*names, JUDGE]
         functions, others = {}, {}
         adapter, adapter_name = None, ""
         for name, (_, source) in zip(names, sources, strict=True):

@@ -91,6 +91,7 @@ class PPO(TrainingStage):
 
     reward: None takes the reward model of an earlier stage; or a function f(prompts, completions, **columns) -> list
     of numbers, a RewardModelRef, or a list of these. reward_weights: one number for each of them.
+    judge: one more reward that is only watched: when it falls while the reward rises, the reward is being hacked.
     max_new_tokens: of an answer. kl_coef: weight of the KL penalty to the reference, per token. target_kl: nats per
     answer that the coefficient is steered to; None keeps it fixed.
     critic: "adapter" (one of its own, started from the reward model) or "shared" (a head on the policy).
@@ -102,6 +103,7 @@ class PPO(TrainingStage):
 
     reward: RewardSource | Sequence[RewardSource] | None = field(default=None, kw_only=True)
     reward_weights: Sequence[float] | None = field(default=None, kw_only=True)
+    judge: RewardSource | None = field(default=None, kw_only=True)
     max_new_tokens: int = field(default=64, kw_only=True)
     kl_coef: float = field(default=0.05, kw_only=True)
     target_kl: float | None = field(default=None, kw_only=True)
@@ -129,7 +131,7 @@ class PPO(TrainingStage):
                 f"PPO(max_new_tokens={self.max_new_tokens}, max_length={self.max_length}): max_length holds prompt and "
                 "answer, so nothing is left for the prompt; lower max_new_tokens or raise max_length."
             )
-        for source in self.sources:
+        for source in self._given:
             check_source("PPO", source)
         self._check_weights()
 
@@ -160,12 +162,16 @@ class PPO(TrainingStage):
         return tuple(self.reward) if isinstance(self.reward, (list, tuple)) else (self.reward,)  # type: ignore[return-value]
 
     @property
+    def _given(self) -> tuple[RewardSource, ...]:
+        return (*self.sources, *(() if self.judge is None else (self.judge,)))
+
+    @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("policy",) if self.sources else ("policy", "reward")
 
     def check(self, before: Sequence[Stage]) -> None:
         super().check(before)
-        for source in self.sources:
+        for source in self._given:
             if isinstance(source, RewardModelRef):
                 reward_model_of(source)
         if self.sources:
@@ -212,13 +218,20 @@ class PPO(TrainingStage):
         return min(longest_row, self.max_length - self.max_new_tokens) + self.max_new_tokens
 
     def identity(self) -> Mapping[str, Any]:
-        return {**super().identity(), "reward": [dict(identity_of(source)) for source in self.sources]}
+        judge = None if self.judge is None else dict(identity_of(self.judge))
+        return {
+            **super().identity(),
+            "reward": [dict(identity_of(source)) for source in self.sources],
+            "judge": judge,
+        }
 
     def settings(self) -> tuple[Setting, ...]:
         given = {setting.name: setting for setting in super().settings()}
         names = [name_of(source) for source in self.sources]
         given["reward"] = Setting("reward", ", ".join(names) or "the reward model of an earlier stage",
                                   "given" if names else "default of PPO")  # fmt: skip
+        if self.judge is not None:
+            given["judge"] = Setting("judge", name_of(self.judge), "given")
         for name, value in as_plain(self.arguments).items():
             if name != "type" and name not in self.trainer_args:
                 given[name] = Setting(name, value, "default of PPOArguments")

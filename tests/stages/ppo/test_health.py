@@ -73,6 +73,18 @@ def test_a_planted_hack_raises_an_alarm(
     assert raised.read_text()
 
 
+def test_a_second_judge_sees_that_the_reward_is_hacked(words: Callable[..., Pipeline], prompts: Rows) -> None:
+    def variety(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+        return [len(set(text.split())) / max(1, len(text.split())) for text in completions]
+
+    settings = WILD | {"max_steps": 8}
+    run = words([PPO(LoRA(r=8), data=prompts, reward=likes_one_word, judge=variety, **settings)]).run()
+    history = run["ppo"].history
+    assert history[-1]["judge"] < history[0]["judge"]
+    assert all(line["reward"] == line["reward/likes_one_word"] for line in history)  # watched, not added
+    assert "the second judge's falls" in (run["ppo"].folder / "alarms.jsonl").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_a_clean_run_raises_none(words: Callable[..., Pipeline], prompts: Rows, seed: int) -> None:

@@ -69,6 +69,22 @@ def test_sources() -> None:
             check_source("PPO", source)
 
 
+def test_a_function_has_the_same_run_folder_in_every_process() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "from posttrain import *\n"
+        "def judge(prompts, completions): return [1.0] * len(prompts)\n"
+        "print(Pipeline([PPO(LoRA(), reward=judge)]).run_dir)"
+    )
+    folders = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(folders) == 1
+
+
 def test_a_changed_function_is_another_one() -> None:
     def make(text: str) -> Any:
         space: dict[str, Any] = {}
