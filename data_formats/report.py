@@ -76,7 +76,7 @@ class DataReport:
         return [
             f"{self.source}: format {self.format}, because {self.why}",
             self._kept(),
-            f"{self.tokens} tokens, {self.trained_tokens} of them trained ({self.trained_tokens / max(self.tokens, 1):.0%})",
+            self._tokens(),
             f"lengths: half of the rows have up to {self.length_p50} tokens, 95 % up to {self.length_p95}, the longest {self.length_max}; max_length is {self.max_length}",
             *self._overlong(),
             *self._pairs(),
@@ -106,6 +106,12 @@ class DataReport:
         return rows + (
             f", {self.rows_dropped} dropped ({self.reasons()})" if self.rows_dropped else ", none dropped"
         )
+
+    def _tokens(self) -> str:
+        if not self.trained_tokens:
+            return f"{self.tokens} tokens of prompts; the answers will be the model's own"
+        share = self.trained_tokens / self.tokens
+        return f"{self.tokens} tokens, {self.trained_tokens} of them trained ({share:.0%})"
 
     def _overlong(self) -> list[str]:
         if not self.overlong_rows:

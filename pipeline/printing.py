@@ -57,7 +57,7 @@ _ROWS: tuple[tuple[str, Any], ...] = (
     ("rows held out", lambda p: f"{p.held_out:,}"),
     ("rows cut / dropped", lambda p: f"{p.cut:,} / {p.dropped:,}"),
     ("tokens", lambda p: f"{p.tokens:,}"),
-    ("of them trained", lambda p: f"{p.trained_share:.0%}"),
+    ("of them trained", lambda p: f"{p.trained_share:.0%}" if p.trained_share else "-"),
     ("optimizer steps", lambda p: f"{p.steps:,}"),
     ("trainable parameters", lambda p: f"{p.trainable_parameters:,} of {p.total_parameters:,}"),
     ("peak memory, about", lambda p: _bytes(p.memory_bytes)),

@@ -226,7 +226,8 @@ class PPO(TrainingStage):
         }
 
     def settings(self) -> tuple[Setting, ...]:
-        given = {setting.name: setting for setting in super().settings()}
+        of_trl = ("bf16", "gradient_checkpointing")  # its trainers' way of saving memory; PPO has none yet
+        given = {setting.name: setting for setting in super().settings() if setting.name not in of_trl}
         names = [name_of(source) for source in self.sources]
         given["reward"] = Setting("reward", ", ".join(names) or "the reward model of an earlier stage",
                                   "given" if names else "default of PPO")  # fmt: skip
