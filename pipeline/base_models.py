@@ -164,9 +164,12 @@ _read_whole: set[Path] = set()  # half a GB is read and hashed once per process,
 
 
 def _keep(folder: Path, fill: Callable[[Path], None]) -> Path:
-    if folder not in _read_whole:
+    def quietly(aside: Path) -> None:
         with quiet_libraries():
-            keep_folder(folder, fill)
+            fill(aside)
+
+    if folder not in _read_whole:
+        keep_folder(folder, quietly)
         _read_whole.add(folder)
     return folder
 

@@ -16,7 +16,7 @@ def rlhf(model: str = "embedded", run_dir: str = "runs/rlhf", seed: int = 0) -> 
             SFT(lora, max_steps=16, learning_rate=1e-3),
             RewardModel(lora, max_steps=10, batch_size=4, learning_rate=5e-4),
             PPO(
-                lora, max_steps=12, batch_size=8, learning_rate=4e-4, max_new_tokens=48, max_length=256,
+                lora, max_steps=10, batch_size=8, learning_rate=1e-3, max_new_tokens=48, max_length=256,
                 trainer_args={
                     "num_mini_batches": 2, "num_ppo_epochs": 1, "temperature": 0.7, "missing_eos_penalty": 1.0,
                     "critic_learning_rate": 1e-3,

@@ -79,13 +79,12 @@ class Roles:
     policy: the trained model; a PEFT model whose adapter "default" is trained, or a whole model.
     trunk: the PEFT model that carries the frozen roles' adapters: the policy itself, or, where the policy is a whole
     model, a frozen copy of it as it was.
+    below: adapters under every role but the policy's: the policy as it started, where it goes on training one.
     """
 
     def __init__(self, policy: Any, trunk: Any, *, below: Sequence[str], critic_on_policy: bool) -> None:
         self.policy, self.trunk = policy.eval(), trunk.eval()
-        self._below = tuple(
-            below
-        )  # adapters under every frozen role: the policy's own start, when it continues one
+        self._below = tuple(below)
         self.critic_is_shared = critic_on_policy
         hidden = policy.config.get_text_config().hidden_size
         self.value_head = nn.Linear(hidden, 1, bias=False, dtype=torch.float32, device=policy.device)

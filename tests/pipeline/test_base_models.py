@@ -1,5 +1,7 @@
 """The embedded model, the tiny one, and what happens when they are not there."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -106,3 +108,16 @@ def test_a_hub_model_is_asked_for_once_and_at_its_commit(
     assert reference.find() == reference.find()
     assert asked == [("someone/model", None, False), ("someone/model", "0123abc", False)]
     base_models._from_hub.cache_clear()
+
+
+def test_a_model_that_is_there_is_found_without_torch() -> None:
+    """Four finished stages run again in under a second, because nothing heavy is imported to verify them."""
+    find_base("tiny-random")
+    code = (
+        "import sys\n"
+        "from posttrain.pipeline.model_ref import ModelRef\n"
+        "ModelRef.of_base('tiny-random').verify()\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -35,6 +35,6 @@ def test_rlhf_plans_without_weights(tmp_path: Path) -> None:
     plans = rlhf(model="tiny-random", run_dir=str(tmp_path / "run")).plan()
     ppo, reward_model = plans[2], plans[1]
     assert ppo is not None and reward_model is not None and plans[0] is not None
-    assert (ppo.rows, ppo.held_out, ppo.steps) == (120, 24, 12)
+    assert (ppo.rows, ppo.held_out, ppo.steps) == (120, 24, 10)
     assert ppo.trainable_parameters == plans[0].trainable_parameters + reward_model.trainable_parameters
     assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from posttrain.stages.ppo.health import alarms, correlation, repetition
 from .conftest import rivers
 
 Rows = list[dict[str, Any]]
-CALM: dict[str, Any] = {"max_length": 40, "max_new_tokens": 12, "batch_size": 64, "max_steps": 16}
+CALM: dict[str, Any] = {"max_length": 40, "max_new_tokens": 12, "batch_size": 64, "max_steps": 12}
 WILD = CALM | {"learning_rate": 3e-3, "kl_coef": 0.01}
 
 
