@@ -87,6 +87,13 @@ def print_summary(run: Run) -> None:
         for name, value in record.proofs.items():
             proofs.add_row(record.name, name.replace("_", " "), f"{value:.6g}")
     console.print(proofs)
+    for record in run:
+        for sample in record.samples:
+            if "before" in sample:
+                asked = " ".join(sample["prompt"].split())[-120:]
+                for line in (f"\n{record.name}, asked: {asked}", f"  before: {sample['before'].strip()}",
+                             f"  after:  {sample['answer'].strip()}"):  # fmt: skip
+                    console.print(line, markup=False, highlight=False)
     console.print(f"Run folder: {run.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
