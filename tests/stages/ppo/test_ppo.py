@@ -257,6 +257,8 @@ def test_the_policy_reaches_the_known_optimum(words: Callable[..., Pipeline]) ->
 
 
 CASES: list[tuple[str, Any, type[Exception], str]] = [
+    ("a bad schedule", lambda d: PPO(lora, trainer_args={"lr_scheduler_type": "cosin"}), SettingError,
+     "lr_scheduler_type must be one of 'constant'"),
     ("no reward", lambda d: Pipeline([PPO(lora, data=d)]), PipelineError, "needs a reward model"),
     ("a reward model too early", lambda d: Pipeline([RewardModel(lora), SFT(lora), PPO(lora)]), PipelineError,
      "sft changes the policy after it; put reward_model behind sft"),
