@@ -8,6 +8,7 @@ from .examples import Conversation as Conversation
 from .examples import Detection as Detection
 from .examples import Document as Document
 from .examples import Examples as Examples
+from .examples import Judged as Judged
 from .examples import Kind as Kind
 from .examples import Message as Message
 from .examples import Overlong as Overlong
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .encoding import encode as encode
     from .encoding import encode_held_out as encode_held_out
     from .report import DataReport as DataReport
+    from .table import Ragged as Ragged
     from .table import TokenTable as TokenTable
 
 # A Pipeline is built and checked with the names above; these load on first use.
@@ -33,6 +35,7 @@ _LATER = {
     "encode": "encoding",
     "encode_held_out": "encoding",
     "DataReport": "report",
+    "Ragged": "table",
     "TokenTable": "table",
 }
 

@@ -1,22 +1,25 @@
-"""The three ways from examples to token rows: documents, dialogues and pairs."""
+"""The ways from examples to token rows: documents, dialogues, pairs, judged answers and prompts."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from posttrain.errors import DataError
 
-from .examples import Completion, Conversation, Document, Kind, Message, Overlong, Pair, Prompt
+from .examples import Completion, Conversation, Document, Judged, Kind, Message, Overlong, Pair, Prompt
 from .overlong import (
     TOO_LONG,
-    PairRow,
+    AnswersRow,
     PromptRow,
     TokenRow,
-    fit_pairs,
+    fit_answers,
     fit_rows,
     refuse_many,
     refuse_many_prompts,
@@ -83,16 +86,39 @@ def encode_dialogues(work: Work, dialogues: Sequence[Conversation | Completion])
 
 
 def encode_pairs(work: Work, pairs: Sequence[Pair]) -> TokenTable:
-    different = [pair for pair in pairs if pair.chosen != pair.rejected]
-    if same := len(pairs) - len(different):
-        work.tally.identical_pairs = same
-        work.tally.dropped["chosen equal to rejected"] = same
-    rows: list[PairRow] = []
-    for batch in _batches(different):
-        texts = [text for pair in batch for text in _both_answers(work, pair)]
-        tokens = tokenize(work.tokenizer, texts, [pair.place for pair in batch for _ in range(2)])
-        rows += map(_pair_row, batch, tokens[::2], tokens[1::2])
-    return _pair_table(work, rows)
+    rows: list[AnswersRow] = []
+    for batch in _batches(_different(work, pairs)):
+        answers = [[pair.chosen, pair.rejected] for pair in batch]
+        for pair, (prompt, (chosen, rejected)) in zip(batch, _answered(work, batch, answers), strict=True):
+            rows.append(AnswersRow(pair.place, prompt, (chosen, rejected), pair.margin))
+    work.tally.longer_chosen = sum(len(row.answers[0]) > len(row.answers[1]) for row in rows)
+    kept = _fit_answers(work, rows)
+    margins = [row.number for row in kept if row.number is not None]
+    columns = {
+        "prompt_ids": [row.prompt for row in kept],
+        "chosen_ids": [row.answers[0] for row in kept],
+        "rejected_ids": [row.answers[1] for row in kept],
+    }
+    return TokenTable.of(columns, {"margin": np.array(margins, np.float32)} if margins else None)
+
+
+def encode_judged(work: Work, examples: Sequence[Judged | Pair]) -> TokenTable:
+    """Answers with verdicts; a pair is two of them."""
+    rows: list[AnswersRow] = []
+    for batch in _batches(_different(work, examples)):
+        answers = [[one.chosen, one.rejected] if isinstance(one, Pair) else [one.answer] for one in batch]
+        for one, (prompt, ids) in zip(batch, _answered(work, batch, answers), strict=True):
+            verdicts = (True, False) if isinstance(one, Pair) else (one.desirable,)
+            rows += [
+                AnswersRow(one.place, prompt, (answer,), float(verdict))
+                for answer, verdict in zip(ids, verdicts, strict=True)
+            ]
+    kept = _fit_answers(work, rows)
+    columns = {
+        "prompt_ids": [row.prompt for row in kept],
+        "completion_ids": [row.answers[0] for row in kept],
+    }
+    return TokenTable.of(columns, {"label": np.array([row.number for row in kept], bool)})
 
 
 def encode_prompts(work: Work, prompts: Sequence[Prompt]) -> TokenTable:
@@ -115,6 +141,7 @@ ENCODERS: Mapping[Kind, Callable[[Work, Sequence[Any]], TokenTable]] = {
     "text": encode_documents,
     "conversation": encode_dialogues,
     "preference": encode_pairs,
+    "unpaired": encode_judged,
     "prompt": encode_prompts,
 }
 
@@ -150,9 +177,28 @@ def _prompt_text(work: Work, example: Prompt) -> str:
         return work.template.prompt(prompt)
 
 
-def _both_answers(work: Work, pair: Pair) -> list[Rendered]:
-    answers = (pair.chosen, pair.rejected)
-    prompt = pair.prompt
+def _different(work: Work, examples: Sequence[Any]) -> list[Any]:
+    """The examples without the pairs whose answers are the same."""
+    different = [one for one in examples if not (isinstance(one, Pair) and one.chosen == one.rejected)]
+    if same := len(examples) - len(different):
+        work.tally.identical_pairs = same
+        work.tally.dropped["chosen equal to rejected"] = same
+    return different
+
+
+def _answered(
+    work: Work, examples: Sequence[Pair | Judged], answers: Sequence[Sequence[str]]
+) -> Iterator[tuple[array[int], list[array[int]]]]:
+    """(tokens of the prompt, tokens of each of its answers) of every example."""
+    rendered = [_renderings_of(work, one, texts) for one, texts in zip(examples, answers, strict=True)]
+    places = [one.place for one, texts in zip(examples, answers, strict=True) for _ in texts]
+    tokens = iter(tokenize(work.tokenizer, [text for each in rendered for text in each], places))
+    for one, each in zip(examples, rendered, strict=True):
+        yield _one_prompt(one.place, [next(tokens) for _ in each])
+
+
+def _renderings_of(work: Work, example: Pair | Judged, answers: Sequence[str]) -> list[Rendered]:
+    prompt = example.prompt
     if isinstance(prompt, str):
         if not work.has_template:
             work.tally.plain += 1
@@ -160,10 +206,10 @@ def _both_answers(work: Work, pair: Pair) -> list[Rendered]:
         work.tally.put_into_template += 1
         prompt = (Message("user", prompt),)
     _look_for_system(work, prompt)
-    with _at(pair.place):
-        both = [work.template.render_last((*prompt, Message("assistant", answer))) for answer in answers]
-    work.tally.stops_added += any(one.stop_added for one in both)
-    return both
+    with _at(example.place):
+        rendered = [work.template.render_last((*prompt, Message("assistant", answer))) for answer in answers]
+    work.tally.stops_added += any(one.stop_added for one in rendered)
+    return rendered
 
 
 def _look_for_system(work: Work, messages: Sequence[Message]) -> None:
@@ -171,15 +217,14 @@ def _look_for_system(work: Work, messages: Sequence[Message]) -> None:
         work.tally.injected_text = work.template.injected_system()
 
 
-def _pair_row(pair: Pair, chosen: Tokenized, rejected: Tokenized) -> PairRow:
-    (chosen_start, chosen_end), (rejected_start, rejected_end) = chosen.spans[0], rejected.spans[0]
-    prompt = chosen.ids[:chosen_start]
-    if prompt != rejected.ids[:rejected_start]:
+def _one_prompt(place: str, tokens: Sequence[Tokenized]) -> tuple[array[int], list[array[int]]]:
+    spans = [one.spans[0] for one in tokens]
+    prompts = [one.ids[:start] for one, (start, _) in zip(tokens, spans, strict=True)]
+    if prompts[0] != prompts[-1]:
         raise DataError(
-            f"{pair.place}: the prompt becomes other tokens before the chosen than before the rejected answer; change the white space where the answers begin."
+            f"{place}: the prompt becomes other tokens before the chosen than before the rejected answer; change the white space where the answers begin."
         )
-    answers = chosen.ids[chosen_start:chosen_end], rejected.ids[rejected_start:rejected_end]
-    return PairRow(pair.place, prompt, *answers, pair.margin)
+    return prompts[0], [one.ids[start:end] for one, (start, end) in zip(tokens, spans, strict=True)]
 
 
 def _row_table(work: Work, rows: Sequence[TokenRow]) -> TokenTable:
@@ -190,19 +235,11 @@ def _row_table(work: Work, rows: Sequence[TokenRow]) -> TokenTable:
     return TokenTable.of({"input_ids": (row.ids for row in kept), "labels": (row.labels() for row in kept)})
 
 
-def _pair_table(work: Work, rows: Sequence[PairRow]) -> TokenTable:
+def _fit_answers(work: Work, rows: Sequence[AnswersRow]) -> list[AnswersRow]:
     work.tally.lengths = [row.length for row in rows]
-    work.tally.longer_chosen = sum(len(row.chosen) > len(row.rejected) for row in rows)
     if work.overlong == "error":
         refuse_many(rows, work.max_length, "'drop' or 'truncate'")
-    kept = list(fit_pairs(rows, work.max_length, work.overlong, work.tally))
-    margins = [row.margin for row in kept if row.margin is not None]
-    columns = {
-        "prompt_ids": [row.prompt for row in kept],
-        "chosen_ids": [row.chosen for row in kept],
-        "rejected_ids": [row.rejected for row in kept],
-    }
-    return TokenTable.of(columns, margins if margins else None)
+    return list(fit_answers(rows, work.max_length, work.overlong, work.tally))
 
 
 def _batches(examples: Sequence[Any]) -> Iterator[Sequence[Any]]:

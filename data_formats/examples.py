@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["text", "conversation", "preference", "prompt"]
+Kind = Literal["text", "conversation", "preference", "unpaired", "prompt"]
 Overlong = Literal["error", "drop", "truncate", "split"]  # what to do with rows longer than max_length
 WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is another one
     "text": ("error", "drop", "truncate", "split"),
     "conversation": ("error", "drop", "truncate", "split"),
     "preference": ("error", "drop", "truncate"),
+    "unpaired": ("error", "drop", "truncate"),
     "prompt": ("error", "drop"),
 }
 Role = Literal["system", "user", "assistant"]
@@ -60,6 +61,16 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer to a prompt, good or bad; a prompt of plain text is one user turn, if there is a chat template."""
+
+    place: str
+    prompt: tuple[Message, ...] | str
+    answer: str
+    desirable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is asked; plain text is one user turn, if the model has a chat template."""
 
@@ -68,7 +79,7 @@ class Prompt:
     columns: Mapping[str, Any]  # the row's other columns, for reward functions: "answer", "tests"
 
 
-Example = Document | Conversation | Completion | Pair | Prompt
+Example = Document | Conversation | Completion | Pair | Judged | Prompt
 
 
 @dataclass(frozen=True)

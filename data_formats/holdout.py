@@ -7,7 +7,7 @@ from dataclasses import astuple, replace
 
 from posttrain.errors import SettingError
 
-from .examples import Example, Examples, Pair, Prompt
+from .examples import Example, Examples, Judged, Pair, Prompt
 
 HASHES = 2**64
 
@@ -32,6 +32,6 @@ def hold_out(examples: Examples, share: float = 0.05, at_least: int = 8) -> tupl
 
 
 def _hash(example: Example) -> int:
-    # Pairs and prompts are told apart by their prompt: another answer to a held-out prompt would give the prompt away.
-    content = example.prompt if isinstance(example, (Pair, Prompt)) else astuple(example)[1:]
+    # What has a prompt is told apart by it: another answer to a held-out prompt would give the prompt away.
+    content = example.prompt if isinstance(example, (Pair, Judged, Prompt)) else astuple(example)[1:]
     return int.from_bytes(hashlib.sha256(repr(content).encode("utf-8")).digest()[:8])

@@ -19,7 +19,13 @@ from .registry import format_of
 SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
 SHOWN_ALIKE = 3  # with the same reason in the same field
 IDENTICAL_PAIRS_ALLOWED = 0.2
-SAMPLES = {"text": "text", "conversation": "chat", "preference": "preference", "prompt": "prompts"}
+SAMPLES = {
+    "text": "text",
+    "conversation": "chat",
+    "preference": "preference",
+    "unpaired": "preference",
+    "prompt": "prompts",
+}
 
 
 def detect(source: Source, kind: Kind) -> Detection:

@@ -46,16 +46,17 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PairRow:
+class AnswersRow:
+    """A prompt and its answers: the chosen and the rejected one, or one with a verdict."""
+
     place: str
     prompt: array[int]
-    chosen: array[int]
-    rejected: array[int]
-    margin: float | None
+    answers: tuple[array[int], ...]
+    number: float | None  # the pair's margin, or 1.0 for a good answer and 0.0 for a bad one
 
     @property
     def length(self) -> int:
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+        return len(self.prompt) + max(map(len, self.answers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,9 @@ def _split(row: TokenRow, max_length: int, tally: Tally) -> Iterator[TokenRow]:
     yield from learning
 
 
-def fit_pairs(
-    rows: Sequence[PairRow], max_length: int, overlong: Overlong, tally: Tally
-) -> Iterator[PairRow]:
+def fit_answers(
+    rows: Sequence[AnswersRow], max_length: int, overlong: Overlong, tally: Tally
+) -> Iterator[AnswersRow]:
     for row in rows:
         room = max_length - len(row.prompt)
         if row.length <= max_length:
@@ -153,8 +154,8 @@ def fit_pairs(
         elif room <= 0:
             tally.dropped["prompt fills max_length"] += 1
         elif overlong == "truncate":
-            cut = replace(row, chosen=row.chosen[:room], rejected=row.rejected[:room])
-            if cut.chosen == cut.rejected:
+            cut = replace(row, answers=tuple(answer[:room] for answer in row.answers))
+            if len(cut.answers) == 2 and cut.answers[0] == cut.answers[1]:
                 tally.dropped["answers equal after the cut"] += 1
                 continue
             tally.cut += 1

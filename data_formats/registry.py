@@ -16,6 +16,7 @@ from .prompt_only import PROMPT_MESSAGES, PROMPT_ONLY
 from .prompts import EXPLICIT_PROMPT, IMPLICIT_PROMPT, PROMPT_COMPLETION
 from .sharegpt import SHAREGPT, SHAREGPT_RANKING
 from .text import TEXT
+from .unpaired import UNPAIRED
 
 FORMATS = (
     TEXT,
@@ -30,6 +31,7 @@ FORMATS = (
     SWIFT_RANKING,
     PROMPT_ONLY,
     PROMPT_MESSAGES,
+    *UNPAIRED,
 )
 
 

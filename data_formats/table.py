@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FILE = "tokens.safetensors"
 RECORDS = "records.json"
 UNTRAINED = -100
+_NUMBER = ".number"  # ends the name of an array with one value for each row
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,23 +44,20 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Columns of token rows: input_ids and labels; or prompt_ids, chosen_ids and rejected_ids; or prompt_ids."""
+    """Columns of token rows: input_ids and labels; or prompt_ids, and chosen_ids and rejected_ids, or completion_ids."""
 
     columns: Mapping[str, Ragged]
-    margin: np.ndarray | None = None  # float32, one for each pair
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)  # one for each row: margin, or label
     records: Sequence[Mapping[str, Any]] = ()  # of prompts alone: {"prompt", "columns"}, one for each row
 
     @classmethod
     def of(
         cls,
         columns: Mapping[str, Iterable[Any]],
-        margin: Iterable[float] | None = None,
+        numbers: Mapping[str, np.ndarray] | None = None,
         records: Sequence[Mapping[str, Any]] = (),
     ) -> TokenTable:
-        import numpy as np
-
-        margins = None if margin is None else np.array(list(margin), dtype=np.float32)
-        return cls({name: Ragged.of(rows) for name, rows in columns.items()}, margins, records)
+        return cls({name: Ragged.of(rows) for name, rows in columns.items()}, numbers or {}, records)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -84,6 +82,15 @@ class TokenTable:
             return int((self.columns["labels"].values != UNTRAINED).sum())
         return sum(len(column.values) for name, column in self.columns.items() if name != "prompt_ids")
 
+    def shuffled(self, seed: int) -> TokenTable:
+        """The same rows in another order."""
+        import numpy as np
+
+        order = np.random.default_rng(seed).permutation(len(self))
+        columns = {name: Ragged.of(column[i] for i in order) for name, column in self.columns.items()}
+        records = [self.records[i] for i in order] if self.records else ()
+        return TokenTable(columns, {name: values[order] for name, values in self.numbers.items()}, records)
+
     def joined(self) -> TokenTable:
         """Pairs with the prompt in front of both answers, as the reward trainer takes them."""
         import numpy as np
@@ -93,15 +100,14 @@ class TokenTable:
             name: [np.concatenate([prompts[i], self.columns[name][i]]) for i in range(len(self))]
             for name in ("chosen_ids", "rejected_ids")
         }
-        return TokenTable({name: Ragged.of(rows) for name, rows in both.items()}, self.margin)
+        return TokenTable({name: Ragged.of(rows) for name, rows in both.items()}, self.numbers)
 
     def save(self, folder: Path) -> None:
         from safetensors.numpy import save_file
 
         arrays = {f"{name}.values": column.values for name, column in self.columns.items()}
         arrays |= {f"{name}.offsets": column.offsets for name, column in self.columns.items()}
-        if self.margin is not None:
-            arrays["margin"] = self.margin
+        arrays |= {f"{name}{_NUMBER}": values for name, values in self.numbers.items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, folder / FILE)
         if self.records:
@@ -112,12 +118,14 @@ class TokenTable:
         from safetensors.numpy import load_file
 
         arrays = load_file(folder / FILE)
-        margin = arrays.pop("margin", None)
+        numbers = {
+            key.removesuffix(_NUMBER): arrays.pop(key) for key in list(arrays) if key.endswith(_NUMBER)
+        }
         names = sorted({key.rpartition(".")[0] for key in arrays})
         kept = folder / RECORDS
         return cls(
             {name: Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"]) for name in names},
-            margin,
+            numbers,
             json.loads(kept.read_text("utf-8")) if kept.exists() else (),
         )
 
@@ -127,8 +135,7 @@ class TokenTable:
         from datasets import Dataset
 
         arrays = {name: _arrow(column) for name, column in sorted(self.columns.items())}
-        if self.margin is not None:
-            arrays["margin"] = pa.array(self.margin)
+        arrays |= {name: pa.array(values) for name, values in self.numbers.items()}
         return Dataset(pa.table(arrays), fingerprint=fingerprint)
 
 

@@ -8,13 +8,32 @@ if not (_Path(__file__).parent / "stages").is_dir():
 
 from posttrain.errors import PosttrainError, RunInterrupted
 from posttrain.pipeline import ModelRef, Pipeline, Run, Stage, StageContext, StageResult
-from posttrain.stages import CPT, DPO, PPO, SFT, Full, LoRA, QLoRA, RewardModel, RewardModelRef, Strategy
+from posttrain.stages import (
+    CPT,
+    DPO,
+    GRPO,
+    KTO,
+    ORPO,
+    PPO,
+    RLOO,
+    SFT,
+    Full,
+    LoRA,
+    QLoRA,
+    RewardModel,
+    RewardModelRef,
+    Strategy,
+)
 
 __version__ = "0.1.0"
 __all__ = [
     "CPT",
     "DPO",
+    "GRPO",
+    "KTO",
+    "ORPO",
     "PPO",
+    "RLOO",
     "SFT",
     "Full",
     "LoRA",

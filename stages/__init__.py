@@ -2,7 +2,11 @@
 
 from .cpt import CPT
 from .dpo import DPO
-from .ppo import PPO, RewardModelRef
+from .groups import GRPO, RLOO
+from .kto import KTO
+from .online import RewardModelRef
+from .orpo import ORPO
+from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
 from .strategies import Full, LoRA, QLoRA, Strategy
@@ -11,7 +15,11 @@ from .training_stage import TrainingStage
 __all__ = [
     "CPT",
     "DPO",
+    "GRPO",
+    "KTO",
+    "ORPO",
     "PPO",
+    "RLOO",
     "SFT",
     "Full",
     "LoRA",

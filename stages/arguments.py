@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .machine import this_machine
 from .trl_api import check_values
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from .training_stage import TrainingStage
+
+
+# The tables were made to measure, so that nothing is cut or prepared again.
+_OF_TABLES: Mapping[TrainerKind, Mapping[str, Any]] = {
+    "sft": {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}},
+    "reward": {"max_length": None},
+    "dpo": {"max_length": None},
+    "kto": {"max_length": None},
+    "orpo": {"max_length": 2**31, "remove_unused_columns": False},
+    "grpo": {},
+    "rloo": {},
+}
 
 
 def trainer_arguments(
@@ -24,11 +39,11 @@ def trainer_arguments(
         "per_device_train_batch_size": stage.batch_size,
         "gradient_accumulation_steps": stage.gradient_accumulation,
         "learning_rate": stage.resolved_learning_rate,
-        "max_length": None,  # the table was made to measure
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a NaN must be seen
         "save_strategy": "steps",
-        "save_steps": min(500, max(1, steps // 10)),
+        "save_steps": math.ceil(min(500, max(1, steps // 10)) / stage.checkpoint_border)
+        * stage.checkpoint_border,
         "report_to": "none",
         "disable_tqdm": True,
         "bf16": machine.bf16,
@@ -39,8 +54,9 @@ def trainer_arguments(
     length = (
         {"max_steps": stage.max_steps} if stage.max_steps else {"num_train_epochs": stage.resolved_epochs}
     )
-    table = {"dataset_kwargs": {"skip_prepare_dataset": True}} if stage.trainer == "sft" else {}
-    return {**fixed, **length, **table, **stage.trainer_arguments(), **stage.trainer_args}
+    if stage.kind == "prompt":
+        length = {"max_steps": steps}  # TRL would leave an incomplete last rollout out
+    return {**fixed, **length, **_OF_TABLES[stage.trainer], **stage.trainer_arguments(), **stage.trainer_args}
 
 
 def check_trainer_values(stage: TrainingStage) -> None:

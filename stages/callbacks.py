@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ class Metrics(TrainerCallback):
 
     def __init__(self, events: StageEvents, first_loss: float | None) -> None:
         self._first_loss = first_loss  # what the loss of step 1 must be, None where nothing is known
-        self._events = events
+        self.events = events
         self._tokens = 0.0
         self._time = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._events.begin_steps(state.global_step, state.max_steps)
+        self.events.begin_steps(state.global_step, state.max_steps)
         self._time = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
@@ -40,14 +41,22 @@ class Metrics(TrainerCallback):
         if tokens > self._tokens:
             numbers["tokens_per_second"] = round((tokens - self._tokens) / max(now - self._time, 1e-9), 1)
         self._time, self._tokens = now, tokens
-        self._events.step(state.global_step, numbers)
+        self.events.step(state.global_step, self.numbers(numbers))
+        self.logged(state.global_step)
         if not math.isfinite(numbers.get("loss", 0.0)):
             raise TrainingDivergedError(
                 f"The loss at step {state.global_step} is {numbers['loss']}; nothing of this step is saved. Lower "
                 "learning_rate, or look for empty or extreme rows."
             )
         if self._first_loss is not None and state.global_step == 1:
-            self._events.prove("first_loss", prove_first_loss(numbers["loss"], self._first_loss))
+            self.events.prove("first_loss", prove_first_loss(numbers["loss"], self._first_loss))
+
+    def numbers(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+        """What of a step is written down."""
+        return logs
+
+    def logged(self, step: int) -> None:
+        """What else is done when a step is written down."""
 
 
 class Commit(TrainerCallback):
@@ -66,11 +75,12 @@ class Commit(TrainerCallback):
 class Stop(TrainerCallback):
     """Ends training after the current optimizer step when a signal came, with a checkpoint."""
 
-    def __init__(self, stop: StopRequest) -> None:
+    def __init__(self, stop: StopRequest, border: int) -> None:
         self._stop = stop
+        self._border = border  # steps between the states that can be gone on from
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self._stop.requested:
+        if self._stop.requested and state.global_step % self._border == 0:
             control.should_save = control.should_training_stop = True
         return control
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..data_formats import Kind
 from .evaluation import log_probs
 from .training_stage import Metrics, Overlong, TrainingStage
-from .trl_api import TrainerKind
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable

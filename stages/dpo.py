@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..data_formats import Kind
 from ..pipeline.settings import check_number, refuse
-from .evaluation import Row, log_probs
+from .evaluation import Row, answer_rows, log_probs
 from .reward_model import pair_metrics
 from .training_stage import Metrics, TrainingStage
-from .trl_api import TrainerKind
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
@@ -81,9 +81,4 @@ class DPO(TrainingStage):
 
 def pair_rows(table: TokenTable, limit: int | None = None) -> list[Row]:
     """Rows for `log_probs`: first all chosen answers, then all rejected ones, with the prompts untrained."""
-    rows = [table.row(i) for i in range(len(table) if limit is None else min(limit, len(table)))]
-    return [
-        (row["prompt_ids"] + row[side], [-100] * len(row["prompt_ids"]) + row[side])
-        for side in ("chosen_ids", "rejected_ids")
-        for row in rows
-    ]
+    return answer_rows(table, "chosen_ids", limit) + answer_rows(table, "rejected_ids", limit)

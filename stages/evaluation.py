@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..data_formats import TokenTable
 
 Row = tuple[Sequence[int], Sequence[int]]  # (input ids, labels), labels -100 where nothing is trained
 
@@ -34,7 +37,7 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     import torch
 
     sums, counts = [0.0] * len(rows), [0] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
             ids_BT, mask_BT = _pad([rows[i][0] for i in chosen], pad_id, model.device)
             labels_BT, _ = _pad([rows[i][1] for i in chosen], -100, model.device)
@@ -50,13 +53,19 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     return LogProbs(sums, counts)
 
 
+def answer_rows(table: TokenTable, column: str, limit: int | None = None) -> list[Row]:
+    """Rows for `log_probs`: prompt and answer, with the prompt untrained."""
+    rows = [table.row(i) for i in range(len(table) if limit is None else min(limit, len(table)))]
+    return [(row["prompt_ids"] + row[column], [-100] * len(row["prompt_ids"]) + row[column]) for row in rows]
+
+
 _SCORED_TOKENS = 4096  # tokens of a batch that a reward model scores
 
 
 def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float]:
     """What a reward model gives to each row of token ids; dropout off, no gradients."""
     out = [0.0] * len(rows)
-    with _evaluating(model):
+    with evaluating(model):
         for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
             ids_BT, mask_BT = _pad([rows[i] for i in chosen], pad_id, model.device)
             logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
@@ -67,7 +76,7 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
 
 def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
     """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
-    with _evaluating(model):
+    with evaluating(model):
         ids_BT, mask_BT = _pad(rows, pad_id, model.device)
         values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float().cpu()
         return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
@@ -91,7 +100,7 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens:
     pad = tokenizer.pad_token_id
     batch = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    with _evaluating(model):
+    with evaluating(model):
         out = model.generate(
             input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
             eos_token_id=tokenizer.eos_token_id,
@@ -100,7 +109,7 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens:
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Dropout off, no gradients, and none of the mixed precision that accelerate puts around a trained model.
 
     So a model gives the same numbers before training, after it, and when it is read back from disk.

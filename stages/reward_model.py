@@ -11,7 +11,7 @@ from ..data_formats import Kind
 from .evaluation import scores
 from .strategies import Task
 from .training_stage import Metrics, TrainingStage
-from .trl_api import TrainerKind
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..data_formats import Kind
 from .cpt import language_loss
 from .training_stage import Metrics, TrainingStage
-from .trl_api import TrainerKind
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable

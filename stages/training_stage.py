@@ -15,7 +15,8 @@ from ..pipeline import ModelRef, Setting, Stage, StageContext, StagePlan, StageR
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .strategies import LoRA, Strategy, Task
 from .token_tables import Request
-from .trl_api import TrainerKind, check_trainer_args
+from .trl_api import check_trainer_args
+from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
@@ -153,6 +154,11 @@ class TrainingStage(Stage):
         return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
 
     @property
+    def checkpoint_border(self) -> int:
+        """Optimizer steps from one state that can be gone on from without a difference to the next."""
+        return 1
+
+    @property
     def trained_beside(self) -> Strategy | None:
         """What a second network on the same base is trained with; None without one."""
         return None
@@ -228,7 +234,7 @@ class TrainingStage(Stage):
         """The model, loaded and made trainable, with what trains it."""
         from .trl_session import TrlSession
 
-        return TrlSession(self, context, tables, tokenizer)
+        return TrlSession.load(self, context, tables, tokenizer)
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
         from .arguments import check_trainer_values

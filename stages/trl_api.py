@@ -1,4 +1,4 @@
-"""The only module that knows TRL: its configs' fields, its trainers, and what is overridden in them."""
+"""How a stage reaches TRL: which of its settings may be given, and how its trainers are made."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from posttrain.errors import ConfigurationError, SettingError
 
 from ..pipeline.settings import refuse_unknown
-
-TrainerKind = Literal["sft", "reward", "dpo"]
+from .trl_trainers import (
+    CONFIGS,
+    RowRollouts,
+    TrainerKind,
+    config_class,
+    fuse_head,
+    set_reference_adapter,
+    trainer_class,
+)
 
 # What a user would write in trainer_args but must say to the stage or the pipeline, so that there is one place.
 _OURS = {
@@ -28,6 +35,11 @@ _OURS = {
     "gradient_accumulation_steps": "gradient_accumulation=",
     "max_length": "max_length=",
     "beta": "beta=",
+    "max_completion_length": "max_new_tokens=",
+    "num_generations": "num_generations=",
+    "reward_weights": "reward_weights=",
+    "desirable_weight": "desirable_weight=",
+    "undesirable_weight": "undesirable_weight=",
 }
 # Settings that would make the token tables or the checkpoints something else than what was checked.
 _FIXED = (
@@ -35,6 +47,14 @@ _FIXED = (
     "truncation_mode", "remove_unused_columns", "resume_from_checkpoint", "save_strategy", "save_total_limit",
     "save_only_model", "load_best_model_at_end", "eval_strategy", "disable_tqdm", "push_to_hub", "use_cpu",
     "logging_nan_inf_filter", "model_init_kwargs", "trust_remote_code", "chat_template_path", "precompute_ref_log_probs",
+    "train_sampling_strategy", "sync_ref_model", "is_encoder_decoder", "generate_during_eval",
+)  # fmt: skip
+# Of GRPO and RLOO: how TRL would sample and show answers, which are sampled and shown by us.
+_SAMPLING = (
+    "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "chat_template_kwargs",
+    "use_vllm", "use_transformers_paged", "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config", "log_completions", "log_completions_hub_repo", "log_multimodal",
+    "log_unique_prompts", "num_completions_to_print", "num_generations_eval", "max_tool_calling_iterations",
 )  # fmt: skip
 
 
@@ -51,18 +71,23 @@ def check_trainer_args(owner: str, kind: TrainerKind, given: Mapping[str, Any]) 
                 f"{owner}(trainer_args={{{name!r}: ...}}): posttrain sets {name} itself, because its token tables, "
                 "checkpoints or proofs depend on it; leave it out."
             )
+        if name in _SAMPLING or name.startswith("vllm_"):
+            raise SettingError(
+                f"{owner}(trainer_args={{{name!r}: ...}}): posttrain samples the answers itself, from the policy's own "
+                "distribution at temperature; leave it out."
+            )
 
 
 def check_values(
     owner: str, kind: TrainerKind, arguments: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
     """Raises SettingError for a value of `given`, a part of `arguments`, that TRL's config does not take."""
-    config_class = _classes(kind)[1]
+    config = config_class(kind)
     ours = {name: value for name, value in arguments.items() if name not in given}
     # One by one, to name the culprit; then together, for those that only clash with each other.
     for names in [*[[name] for name in given], list(given)]:
         try:
-            config_class(**ours, **{name: given[name] for name in names})
+            config(**ours, **{name: given[name] for name in names})
         except Exception as error:
             values = ", ".join(f"{name!r}: {given[name]!r}" for name in names)
             raise SettingError(
@@ -70,15 +95,11 @@ def check_values(
             ) from error
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=8)
 def config_fields(kind: TrainerKind) -> tuple[str, ...]:
     """The field names of TRL's config dataclass, read from its source: importing it would take ten seconds."""
     places = [
-        (
-            "trl",
-            f"trainer/{kind}_config.py",
-            {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"}[kind],
-        ),
+        ("trl", *CONFIGS[kind]),
         ("trl", "trainer/base_config.py", "_BaseConfig"),
         ("transformers", "training_args.py", "TrainingArguments"),
     ]
@@ -105,25 +126,28 @@ def make_trainer(
     callbacks: Sequence[Any],
     reference: Any = None,
     keep_adapter_copy: bool = False,
+    rollouts: RowRollouts | None = None,
 ) -> Any:
     """A TRL trainer over a ready-made token table.
 
-    reference: a frozen model for DPO, or None when the policy's adapters carry the reference: adapters off, or, with
+    reference: a frozen model, or None when the policy's adapters carry the reference: adapters off, or, with
     `keep_adapter_copy`, a frozen copy of the adapter as it is now.
+    rollouts: who answers and scores, for GRPO and RLOO; the dataset's prompts are then row numbers.
     """
     import torch
     from peft import PeftModel
     from transformers import PrinterCallback
 
-    trainer_class, config_class = _classes(kind)
-    extra = {"ref_model": reference} if kind == "dpo" else {}
-    trainer = trainer_class(
-        model=model, args=config_class(**arguments), train_dataset=dataset, processing_class=tokenizer,
-        callbacks=list(callbacks), **extra,
-    )  # fmt: skip
+    common = {"train_dataset": dataset, "processing_class": tokenizer, "callbacks": list(callbacks)}
+    if rollouts is not None:
+        trainer = _online_trainer(kind, model, arguments, reference, rollouts, common)
+    else:
+        compares = kind in ("dpo", "kto")
+        common |= {"ref_model": reference} if compares else {}
+        trainer = trainer_class(kind)(model=model, args=config_class(kind)(**arguments), **common)
+        if compares and isinstance(model, PeftModel):
+            set_reference_adapter(model, keep_adapter_copy)
     trainer.remove_callback(PrinterCallback)
-    if kind == "dpo" and isinstance(model, PeftModel):
-        _set_reference_adapter(model, keep_adapter_copy)
     for parameter in model.parameters():
         # TRL casts adapters over a 4-bit base to bfloat16, which loses small updates and crawls on a CPU.
         if parameter.requires_grad and parameter.dtype != torch.float32:
@@ -131,38 +155,24 @@ def make_trainer(
     return trainer
 
 
-def _classes(kind: TrainerKind) -> tuple[type, type]:
-    if kind == "sft":
-        from trl import SFTConfig, SFTTrainer
+def _online_trainer(
+    kind: TrainerKind, model: Any, arguments: Mapping[str, Any], reference: Any, rollouts: RowRollouts,
+    common: Mapping[str, Any],
+) -> Any:  # fmt: skip
+    """GRPO's or RLOO's. With a beta of its own TRL would load the reference of a whole model from the disk, where
+    the base is and not the policy as it came in; so beta and reference are set when it is made.
+    """
+    from peft import PeftModel
 
-        return SFTTrainer, SFTConfig
-    if kind == "reward":
-        from trl import RewardConfig, RewardTrainer
+    def reward(prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+        return list(rollouts.score([int(prompt) for prompt in prompts], completion_ids))
 
-        return RewardTrainer, RewardConfig
-    from trl import DPOConfig, DPOTrainer
-
-    class TableDPOTrainer(DPOTrainer):
-        """DPOTrainer that takes prompt_ids, chosen_ids and rejected_ids as they are.
-
-        SFT and Reward trainers accept token tables; DPO's alone would tokenise texts again.
-        """
-
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    return TableDPOTrainer, DPOConfig
-
-
-def _set_reference_adapter(model: Any, keep_copy: bool) -> None:
-    """TRL adds a "ref" adapter by matching names, which misses several kinds; make it right, or take it away."""
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    if not keep_copy:
-        model.delete_adapter("ref")  # the reference is then the base with its adapters off
-        return
-    trained = get_peft_model_state_dict(model, adapter_name="default")
-    set_peft_model_state_dict(model, trained, adapter_name="ref")
-    for name, parameter in model.named_parameters():
-        if ".ref." in name or name.endswith(".ref"):
-            parameter.requires_grad_(False)
+    trainer = trainer_class(kind)(
+        model=model, args=config_class(kind)(**{**arguments, "beta": 0.0}), reward_funcs=[reward], **common
+    )
+    trainer.rollouts, trainer.beta = rollouts, arguments["beta"]
+    if reference is not None and trainer.beta:
+        inner = reference.get_base_model() if isinstance(reference, PeftModel) else reference
+        fuse_head(inner, temperature=trainer.temperature)
+        trainer.ref_model = trainer.accelerator.prepare_model(reference, evaluation_mode=True)
+    return trainer

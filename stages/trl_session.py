@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full
 from ..pipeline.model_ref import with_reward_head
 from .arguments import trainer_arguments
+from .callbacks import Commit, Metrics, Moved, Stop
 from .checkpoints import newest_whole_checkpoint
 from .handover import load_for_continuing
 from .machine import this_machine
@@ -20,44 +22,51 @@ from .planning import wants_checkpointing
 from .proofs import prove_reference
 from .token_tables import Tables
 from .trl_api import make_trainer
+from .trl_trainers import RowRollouts
 
 if TYPE_CHECKING:
-    from .training_stage import Metrics, TrainingStage
+    from .training_stage import Metrics as Numbers
+    from .training_stage import TrainingStage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trainer is given."""
+
+    model: Any  # wrapped by the stage's strategy
+    reference: Any  # a frozen model, or None when the model's adapters carry the reference
+    dataset: Any
+    rollouts: RowRollouts | None = None  # of GRPO and RLOO
 
 
 class TrlSession:
     """The model, wrapped by the stage's strategy, and TRL's trainer over the token table."""
 
-    def __init__(self, stage: TrainingStage, context: StageContext, tables: Tables, tokenizer: Any) -> None:
-        from . import callbacks
-
+    def __init__(
+        self,
+        stage: TrainingStage,
+        context: StageContext,
+        tables: Tables,
+        tokenizer: Any,
+        trained: Trained,
+        metrics: Metrics,
+    ) -> None:
         self._stage, self._context, self._tables = stage, context, tables
         self._pad_id = int(tokenizer.pad_token_id)
-        self._measure: Callable[[Any], Metrics] | None = None
-        source, strategy = context.inputs["policy"], stage.strategy
-        dtype = strategy.weights_dtype(this_machine().on_gpu)
-        self._reference = None  # a frozen model, or None when the model's adapters carry the reference
-        if stage.handover == "continue":
-            self.model = load_for_continuing(stage, source, dtype)
-        else:
-            model = source.load_model(dtype=dtype)
-            if stage.task == "reward":
-                model = with_reward_head(model, context.seed)
-            self.model = strategy.wrap(strategy.prepare_base(model), stage.task, context.seed)
-            if stage.has_reference and strategy.capabilities.makes_base:
-                self._reference = source.load_model(dtype=dtype).requires_grad_(False)
+        self._measure: Callable[[Any], Numbers] | None = None
+        self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         self._trainer = make_trainer(
             stage.trainer,
             model=self.model,
             tokenizer=tokenizer,
-            dataset=stage.trainer_table(tables.train).to_dataset(tables.key),
+            dataset=trained.dataset,
             callbacks=(
-                callbacks.Metrics(context.events, stage.first_loss),
-                callbacks.Commit(scratch, context.folder / "checkpoints"),
-                callbacks.Stop(context.stop),
-                callbacks.Moved(self.model, context.events),
+                metrics,
+                Commit(scratch, context.folder / "checkpoints"),
+                Stop(context.stop, stage.checkpoint_border),
+                Moved(self.model, context.events),
             ),
             reference=self._reference,
             arguments=trainer_arguments(
@@ -66,11 +75,20 @@ class TrlSession:
                 seed=context.seed,
                 rows=len(tables.train),
                 checkpointing=wants_checkpointing(
-                    stage, source, stage.longest_sequence(tables.report.length_max)
+                    stage, context.inputs["policy"], stage.longest_sequence(tables.report.length_max)
                 ),
             ),
             keep_adapter_copy=stage.handover == "continue",
+            rollouts=trained.rollouts,
         )
+
+    @classmethod
+    def load(cls, stage: TrainingStage, context: StageContext, tables: Tables, tokenizer: Any) -> TrlSession:
+        """With the model that the stage is given, made trainable."""
+        model, reference = _load(stage, context)
+        dataset = stage.trainer_table(tables.train).to_dataset(tables.key)
+        metrics = Metrics(context.events, stage.first_loss)
+        return cls(stage, context, tables, tokenizer, Trained(model, reference, dataset), metrics)
 
     def prove_start(self) -> None:
         if rows := self._stage.reference_rows(self._tables.train):
@@ -108,6 +126,20 @@ class TrlSession:
         losses = {line["step"]: float(line["loss"]) for line in state.log_history if "loss" in line}
         mean = {"train_loss": sum(losses.values()) / len(losses)} if losses else {}
         return {"steps": float(state.global_step)} | mean
+
+
+def _load(stage: TrainingStage, context: StageContext) -> tuple[Any, Any]:
+    """(the model to train, its reference where that is a model of its own)."""
+    source, strategy = context.inputs["policy"], stage.strategy
+    dtype = strategy.weights_dtype(this_machine().on_gpu)
+    if stage.handover == "continue":
+        return load_for_continuing(stage, source, dtype), None
+    model = source.load_model(dtype=dtype)
+    if stage.task == "reward":
+        model = with_reward_head(model, context.seed)
+    wrapped = strategy.wrap(strategy.prepare_base(model), stage.task, context.seed)
+    copied = stage.has_reference and strategy.capabilities.makes_base
+    return wrapped, source.load_model(dtype=dtype).requires_grad_(False) if copied else None
 
 
 def disk_full(context: StageContext) -> DiskSpaceError:

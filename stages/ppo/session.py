@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,94 +15,40 @@ from posttrain.errors import DiskSpaceError, TrainingDivergedError
 
 from ...pipeline import StageContext
 from ...pipeline.durable import is_disk_full
-from ..proofs import prove_equal, prove_unchanged
-from ..samples import sample_answers
+from ..online.health import alarms
+from ..online.rollouts import Rollouts
+from ..online.sampling import row_seed
 from ..token_tables import Tables
 from ..trl_session import disk_full
-from .experience import Experience
-from .health import alarms
-from .judges import Judges
-from .loading import load_roles
-from .roles import Batch
-from .rollout import TransformersSampler, row_seed, stop_ids
+from .experience import prepare
 from .state import fresh_progress, load_state, save_state, trained_parameters
 from .update import Updater
 
 if TYPE_CHECKING:
     from .stage import PPO
 
-_HELD_OUT_PROMPTS = 64
-
 
 class PPOSession:
-    """Owns the roles and everything that changes while they train."""
+    """Owns everything that changes while policy and critic train."""
 
     def __init__(self, stage: PPO, context: StageContext, tables: Tables, tokenizer: Any) -> None:
-        self._stage, self._context, self._tables, self._tokenizer = stage, context, tables, tokenizer
-        self._arguments, self._pad_id = stage.arguments, int(tokenizer.pad_token_id)
-        source = context.inputs["policy"]
-        self._judges = Judges.of(stage, source, context.inputs.get("reward"))
-        self._judges.pass_gate(stage.gate, context)
-        self._roles = load_roles(stage, source, self._judges.adapter, context.seed)
-        self._judges.load(self._roles, self._pad_id)
-        self.model = self._roles.policy
-        sampler = TransformersSampler(
-            self.model,
-            self._pad_id,
-            stop_ids(self.model, tokenizer),
-            stage.max_new_tokens,
-            self._arguments.temperature,
-        )
-        self._experience = Experience(
-            self._roles, self._judges, sampler, tokenizer, self._arguments, stage.batch_size
-        )
+        self._stage, self._context, self._tables = stage, context, tables
+        self._arguments = stage.arguments
+        self._rollouts = Rollouts(stage, context, tokenizer, stage.critic)
+        self._roles, self.model = self._rollouts.roles, self._rollouts.policy
         self._steps = stage.steps(len(tables.train))
         updates = self._steps * self._arguments.num_ppo_epochs * self._arguments.num_mini_batches
         self._updater = Updater(self._roles, stage, updates)
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
-        self._answers_before: list[str] = []
 
     def prove_start(self) -> None:
-        """The policy is its reference (KL 0, ratio 1), our log-probabilities are the model's own, one base only."""
-        table, prove = self._tables.train, self._context.events.prove
-        prompts = [table.row(i)["prompt_ids"] for i in range(min(4, len(table)))]
-        answers = [list(reversed(prompt))[:8] for prompt in prompts]  # any tokens will do
-        batch = Batch.of(prompts, answers, self._pad_id, self.model.device)
-        with torch.no_grad():
-            mine, _ = self._roles.log_probs(batch, "policy", 1.0)
-            reference, _ = self._roles.log_probs(batch, "reference", 1.0)
-            logits_BLV = self.model(
-                input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False
-            ).logits
-            full_BTV = torch.log_softmax(batch.before_answers(logits_BLV).float(), -1)
-            theirs = full_BTV.gather(-1, batch.targets_BT[..., None])[..., 0] * batch.mask_BT
-        prove("log_prob_difference", prove_equal("The chunked log-probability", theirs, mine, 1e-4))
-        if self._stage.strategy.capabilities.identity_at_start:
-            prove("reference_difference_nats", prove_unchanged(mine, reference))
-        prove("copies_of_the_base", float(self._roles.copies_of_the_base() + self._judges.other_models))
+        self._rollouts.prove_start(self._tables.train, self._context.events.prove)
 
     def answers_before(self) -> Sequence[str]:
-        return self._answers_before
+        return self._rollouts.answers_before
 
     def measure(self) -> Mapping[str, float]:
-        """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
-        table = self._tables.held_out
-        if table is None:
-            return {}
-        if not self._answers_before:
-            samples = sample_answers(self.model, self._tokenizer, table)
-            self._answers_before = [sample["answer"] for sample in samples]
-        rows = range(min(_HELD_OUT_PROMPTS, len(table)))
-        rollout = self._experience.answer(
-            table, rows, [row_seed(self._context.seed, "held out", row) for row in rows]
-        )
-        return {
-            "reward": fmean(rollout.scores),
-            "kl": float(rollout.kl_N.mean()),
-            "length": fmean(len(answer.ids) for answer in rollout.answers),
-            "stopped": fmean(answer.stopped for answer in rollout.answers),
-            "reward_std": pstdev(rollout.scores),
-        }
+        return self._rollouts.measure(self._tables.held_out)
 
     def fit(self, checkpoint: Path | None) -> None:
         context = self._context
@@ -144,17 +89,17 @@ class PPOSession:
         step, arguments, seed = self._progress.step, self._arguments, self._context.seed
         begun = time.monotonic()
         rows = self._rows_of(step)
-        rollout = self._experience.answer(
+        rollout = self._rollouts.answer(
             self._tables.train, rows, [row_seed(seed, step, place, row) for place, row in enumerate(rows)]
         )
         answered = time.monotonic()
-        scored, moments, numbers = self._experience.prepare(
-            rollout, self._progress.controller, self._progress.moments
+        scored, moments, numbers = prepare(
+            self._rollouts, rollout, arguments, self._progress.controller, self._progress.moments
         )
         ready = time.monotonic()
         generator = torch.Generator().manual_seed(row_seed(seed, step, "order") % 2**63)
         tally = self._updater.learn(
-            scored, micro_batch=self._stage.batch_size, pad_id=self._pad_id, generator=generator,
+            scored, micro_batch=self._stage.batch_size, pad_id=self._rollouts.pad_id, generator=generator,
             critic_alone=step < arguments.value_warmup_steps,
         )  # fmt: skip
         done = time.monotonic()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..online.roles import Batch, Roles
 from .formulas import policy_losses, value_losses
-from .roles import Batch, Roles
 
 if TYPE_CHECKING:
     from .stage import PPO

@@ -178,8 +178,8 @@ def test_length_bias_is_the_share_of_longer_chosen_answers(chatml):
 def test_margins_stay_with_their_pairs(untemplated):
     rows = [pair(2, 3, 4, margin=1.5), pair(2, 300, 4, margin=2), pair(2, 4, 4, margin=-0.25)]
     table = coded(rows, untemplated, "preference", 10, "drop").table
-    assert table.margin.tolist() == [1.5, -0.25]
-    assert coded([pair(2, 3, 4)], untemplated, "preference").table.margin is None
+    assert table.numbers["margin"].tolist() == [1.5, -0.25]
+    assert coded([pair(2, 3, 4)], untemplated, "preference").table.numbers == {}
 
 
 def test_nothing_left_is_an_error(chatml):

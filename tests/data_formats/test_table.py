@@ -11,8 +11,9 @@ def same(one, other):
     assert len(one) == len(other)
     assert sorted(one.columns) == sorted(other.columns)
     assert [one.row(i) for i in range(len(one))] == [other.row(i) for i in range(len(other))]
-    assert (one.margin is None) == (other.margin is None)
-    assert one.margin is None or one.margin.tolist() == other.margin.tolist()
+    assert {name: values.tolist() for name, values in one.numbers.items()} == {
+        name: values.tolist() for name, values in other.numbers.items()
+    }
 
 
 def test_rows_lengths_and_counts():
@@ -34,11 +35,11 @@ def test_of_pairs_the_answers_are_trained():
 
 
 def test_joined_pairs_carry_the_prompt_twice():
-    joined = TokenTable.of(PAIRS, [0.5, 2]).joined()
+    joined = TokenTable.of(PAIRS, {"margin": np.array([0.5, 2], np.float32)}).joined()
     assert joined.row(0) == {"chosen_ids": [1, 2, 4], "rejected_ids": [1, 2, 7, 8]}
     assert joined.row(1) == {"chosen_ids": [3, 5, 6], "rejected_ids": [3, 9]}
-    assert joined.margin.tolist() == [0.5, 2]
-    assert TokenTable.of(PAIRS).joined().margin is None
+    assert joined.numbers["margin"].tolist() == [0.5, 2]
+    assert TokenTable.of(PAIRS).joined().numbers == {}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_joined_pairs_carry_the_prompt_twice():
     [
         TokenTable.of(ROWS),
         TokenTable.of(PAIRS),
-        TokenTable.of(PAIRS, [0.5, 2]),
+        TokenTable.of(PAIRS, {"margin": np.array([0.5, 2], np.float32)}),
         TokenTable.of({"input_ids": []}),
     ],
     ids=["rows", "pairs", "margin", "empty"],
@@ -58,7 +59,7 @@ def test_a_saved_table_is_read_back_as_it_was(table, tmp_path):
 
 
 def test_a_dataset_shows_the_same_rows_over_the_same_memory():
-    table = TokenTable.of(PAIRS, [0.5, 2])
+    table = TokenTable.of(PAIRS, {"margin": np.array([0.5, 2], np.float32)})
     dataset = table.to_dataset("abc")
     assert dataset._fingerprint == "abc"
     assert dataset.column_names == ["chosen_ids", "prompt_ids", "rejected_ids", "margin"]

@@ -16,7 +16,6 @@ from posttrain import CPT, DPO, SFT, LoRA, Pipeline, RewardModel
 from posttrain.pipeline.digests import sha256_of
 
 SEED = 20
-KILLS = 20
 
 
 def chain(folder: Path) -> Pipeline:
@@ -67,8 +66,8 @@ def start(server: ForkServerContext, folder: Path) -> ForkServerProcess:
     return process
 
 
-@pytest.mark.slow
-def test_a_killed_chain_ends_bit_identical(server: ForkServerContext, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_chain_ends_bit_identical(server: ForkServerContext, tmp_path: Path, kills: int) -> None:
     def whole(name: str) -> float:
         begun = time.monotonic()
         process = start(server, tmp_path / name)
@@ -97,6 +96,6 @@ def test_a_killed_chain_ends_bit_identical(server: ForkServerContext, tmp_path: 
         assert len(expected) == 8
         assert fingerprints(tmp_path / "second") == expected  # so that the comparisons mean something
         draw = random.Random(SEED)
-        moments = [draw.uniform(0.05, 0.95) * max(durations) for _ in range(KILLS)]
-        hits = list(pool.map(kill_and_run_again, range(KILLS), moments))
-    assert sum(hits) >= KILLS // 5  # the others hit loading, measuring, saving, or the time between stages
+        moments = [draw.uniform(0.05, 0.95) * max(durations) for _ in range(kills)]
+        hits = list(pool.map(kill_and_run_again, range(kills), moments))
+    assert sum(hits) >= kills // 5  # the others hit loading, measuring, saving, or the time between stages

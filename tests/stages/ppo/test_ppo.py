@@ -15,8 +15,7 @@ from posttrain.errors import (
     TrainingDivergedError,
     WrongBaseError,
 )
-
-from .conftest import WORDS, rivers
+from tests.stages.words import WORDS, rivers
 
 Rows = list[dict[str, Any]]
 LEARN: dict[str, Any] = {
@@ -87,7 +86,7 @@ def test_the_shared_reward_model_scores_as_the_one_on_disk(
     words: Callable[..., Pipeline], prompts: Rows, pairs: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from posttrain.stages.evaluation import scores
-    from posttrain.stages.ppo.judges import Judges
+    from posttrain.stages.online.judges import Judges
 
     seen: list[tuple[Any, list[float]]] = []
     real = Judges.score
@@ -110,10 +109,10 @@ def test_the_shared_reward_model_scores_as_the_one_on_disk(
 def test_the_frozen_roles_stay_frozen(
     words: Callable[..., Pipeline], prompts: Rows, pairs: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.stages.ppo import session
+    from posttrain.stages.online import rollouts
 
     kept: dict[str, Any] = {}
-    real = session.load_roles
+    real = rollouts.load_roles
 
     def load(*args: Any) -> Any:
         roles = real(*args)
@@ -121,7 +120,7 @@ def test_the_frozen_roles_stay_frozen(
         kept["before"] = {name: p.detach().clone() for name, p in roles.trunk.named_parameters()}
         return roles
 
-    monkeypatch.setattr(session, "load_roles", load)
+    monkeypatch.setattr(rollouts, "load_roles", load)
     rewarder = RewardModel(lora, data=pairs, max_steps=4, batch_size=8, max_length=32)
     words([rewarder, PPO(lora, data=prompts, gate=None, **SHORT)]).run()
     moved = {
@@ -347,7 +346,7 @@ def test_columns_reach_the_function(words: Callable[..., Pipeline]) -> None:
 def test_a_policy_that_says_nothing_is_stopped(
     words: Callable[..., Pipeline], prompts: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.stages.ppo.rollout import Answer, TransformersSampler
+    from posttrain.stages.online.sampling import Answer, TransformersSampler
 
     monkeypatch.setattr(
         TransformersSampler, "sample", lambda self, prompts, seeds: [Answer((1,), True)] * len(prompts)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.stages.ppo.rollout import TransformersSampler, row_seed, stop_ids
+from posttrain.stages.online.sampling import TransformersSampler, row_seed, stop_ids
 
 
 @pytest.fixture(scope="module")

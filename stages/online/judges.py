@@ -1,4 +1,4 @@
-"""The rewards of one PPO stage together: which models they need, what they weigh, and whether they may be used."""
+"""The rewards of one stage together: which models they need, what they weigh, and whether they may be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rewards import Answered, RewardModelRef, RewardSource, call_function, name
 from .roles import Batch, Roles
 
 if TYPE_CHECKING:
-    from .stage import PPO
+    from .stage import OnlineStage
 
 _FROM_PIPELINE = "reward model"
 JUDGE = "judge"
@@ -42,7 +42,7 @@ class Judges:
         self._roles: Roles | None = None
 
     @classmethod
-    def of(cls, stage: PPO, policy: ModelRef, from_pipeline: ModelRef | None) -> Judges:
+    def of(cls, stage: OnlineStage, policy: ModelRef, from_pipeline: ModelRef | None) -> Judges:
         """Raises WrongBaseError for a reward adapter that stands on another base than the policy."""
         sources: list[tuple[str, RewardSource | ModelRef]] = [(name_of(s), s) for s in stage.sources]
         if not sources:
@@ -146,7 +146,7 @@ def _scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[flo
         return scores_of(model, rows, tokenizer.pad_token_id)
 
 
-def _check_same_base(stage: PPO, reward: ModelRef, policy: ModelRef) -> None:
+def _check_same_base(stage: OnlineStage, reward: ModelRef, policy: ModelRef) -> None:
     stands_on = reward.without_last_adapter().fingerprint
     if stands_on != policy.fingerprint:
         raise WrongBaseError(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import RewardError, SettingError
-from posttrain.stages.ppo.rewards import Answered, RewardModelRef, call_function, check_source, identity_of
+from posttrain.stages.online.rewards import Answered, RewardModelRef, call_function, check_source, identity_of
 
 ANSWERED = Answered([[1], [2]], [[3], [4]], ["a", "b"], ["yes", "no"], {"answer": ["yes", None]})
 

@@ -1,4 +1,4 @@
-"""A model of thirty words, small enough that a whole PPO run takes seconds."""
+"""A model of twenty words, small enough that a whole run of reinforcement learning takes seconds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,35 +6,7 @@ from typing import Any
 
 import pytest
 
-WORDS = [
-    *[
-        "a",
-        "the",
-        "river",
-        "boat",
-        "fox",
-        "dog",
-        "moon",
-        "sun",
-        "tree",
-        "hill",
-        "red",
-        "blue",
-        "green",
-        "old",
-        "new",
-        "runs",
-        "sleeps",
-        "sings",
-        "falls",
-    ],
-    ".",
-]
-SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>"]
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
+from tests.stages.words import SPECIAL, TEMPLATE, WORDS
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +53,3 @@ def words(tmp_path: Path, words_model: Path) -> Callable[..., Any]:
         return Pipeline(stages, model=words_model, run_dir=tmp_path / name, **settings)
 
     return build
-
-
-def rivers(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
-    """The share of the words that are "river", of eight at least; 1 at most."""
-    return [min(1.0, text.split().count("river") / max(8, len(text.split()))) for text in completions]

@@ -10,9 +10,8 @@ import pytest
 
 from posttrain import PPO, LoRA, Pipeline
 from posttrain.errors import TrainingDivergedError
-from posttrain.stages.ppo.health import alarms, correlation, repetition
-
-from .conftest import rivers
+from posttrain.stages.online.health import alarms, correlation, repetition
+from tests.stages.words import rivers
 
 Rows = list[dict[str, Any]]
 CALM: dict[str, Any] = {"max_length": 40, "max_new_tokens": 12, "batch_size": 64, "max_steps": 12}

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .log_probs import answer_log_probs, backbone
 
 Role = Literal["policy", "reference", "reward", "critic"]
+REFERENCE = "ref"  # the frozen copy of an adapter that is trained on; TRL's trainers look for it by this name
+_OTHERS = (REFERENCE, "reward", "critic")  # adapters that are not the policy's
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _pick(hidden_BLH: Tensor, places_BT: Tensor) -> Tensor:
 
 
 class Roles:
-    """The models of PPO. Every role computes with dropout off, so that a ratio of 1 means an unchanged policy.
+    """The models of an online stage. PPO has dropout off in all of them: a ratio of 1 means an unchanged policy.
 
     policy: the trained model; a PEFT model whose adapter "default" is trained, or a whole model.
     trunk: the PEFT model that carries the frozen roles' adapters: the policy itself, or, where the policy is a whole
@@ -82,16 +84,20 @@ class Roles:
     below: adapters under every role but the policy's: the policy as it started, where it goes on training one.
     """
 
-    def __init__(self, policy: Any, trunk: Any, *, below: Sequence[str], critic_on_policy: bool) -> None:
+    def __init__(self, policy: Any, trunk: Any, *, below: Sequence[str], critic_is_shared: bool) -> None:
         self.policy, self.trunk = policy.eval(), trunk.eval()
         self._below = tuple(below)
-        self.critic_is_shared = critic_on_policy
-        hidden = policy.config.get_text_config().hidden_size
-        self.value_head = nn.Linear(hidden, 1, bias=False, dtype=torch.float32, device=policy.device)
-        nn.init.zeros_(self.value_head.weight)
+        self.critic_is_shared = critic_is_shared
+        self.value_head: nn.Linear | None = None
         self.score_head: nn.Linear | None = None
         self._trained: list[nn.Parameter] = []
         self._active: Role = "policy"
+
+    def add_value_head(self) -> None:
+        """A linear head (H -> 1) that says 0 of everything."""
+        hidden = self.policy.config.get_text_config().hidden_size
+        self.value_head = nn.Linear(hidden, 1, bias=False, dtype=torch.float32, device=self.policy.device)
+        nn.init.zeros_(self.value_head.weight)
 
     def freeze_all_but_trained(self) -> None:
         """Say what is trained: the policy's parameters and, of the critic, its adapter and head."""
@@ -99,7 +105,7 @@ class Roles:
             p for n, p in self.policy.named_parameters() if _is_policy(n) and p.requires_grad
         ]
         own = [p for n, p in self.trunk.named_parameters() if ".critic." in n]
-        self.critic_parameters = [*own, self.value_head.weight]
+        self.critic_parameters = own if self.value_head is None else [*own, self.value_head.weight]
         for parameter in (*self.policy.parameters(), *self.trunk.parameters()):
             parameter.requires_grad_(False)
         self._trained = [*self.policy_parameters, *self.critic_parameters]
@@ -125,7 +131,7 @@ class Roles:
                     yield self.trunk
             finally:
                 self._active = "policy"
-                if self.trunk is self.policy:
+                if hasattr(self.trunk, "peft_config"):  # on a carrier the adapter "default" changes nothing
                     self.trunk.base_model.set_adapter(["default"])
                 self._restore_gradients()
 
@@ -144,6 +150,7 @@ class Roles:
 
     def values(self, batch: Batch) -> Tensor:
         """(B, T): what the critic expects from before each answer token on."""
+        assert self.value_head is not None
         with self.as_role("critic") as model:
             states_BTH = batch.before_answers(self._hidden(model, batch))
             return self.value_head(states_BTH.float())[..., 0] * batch.mask_BT
@@ -173,7 +180,7 @@ class Roles:
 
 
 def _is_policy(name: str) -> bool:
-    return not any(f".{role}." in name for role in ("reference", "reward", "critic"))
+    return not any(f".{role}." in name for role in _OTHERS)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -13,55 +13,59 @@ from ...pipeline import ModelRef
 from ..handover import load_for_continuing
 from ..machine import this_machine
 from ..strategies import LoRA
-from .roles import Roles
+from .roles import REFERENCE, Roles
 
 if TYPE_CHECKING:
-    from .stage import PPO
+    from .stage import OnlineStage
 
+Critic = Literal["adapter", "shared"]  # an adapter of its own, or a head on the policy
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def load_roles(stage: PPO, source: ModelRef, reward: ModelRef | None, seed: int) -> Roles:
+def load_roles(
+    stage: OnlineStage, source: ModelRef, reward: ModelRef | None, seed: int, critic: Critic | None
+) -> Roles:
     """Policy, reference, reward model and critic on one copy of the base; on two where the policy trains all of it.
 
     source: the policy as it comes in. reward: a reward adapter that stands on the very same weights, or None when
-    rewards come from elsewhere; then the critic starts fresh.
+    rewards come from elsewhere; then the critic starts fresh. critic: None where nothing asks for values.
     """
     strategy = stage.strategy
     dtype = strategy.weights_dtype(this_machine().on_gpu)
     below: list[str] = []
     if stage.handover == "continue":
         policy = trunk = load_for_continuing(stage, source, dtype)
-        _add_adapter(policy, "reference", policy.peft_config["default"], _state(policy, "default"))
-        below = ["reference"]
+        _add_adapter(policy, REFERENCE, policy.peft_config["default"], _state(policy, "default"))
+        below = [REFERENCE]
     else:
         base = strategy.prepare_base(source.load_model(dtype=dtype))
         policy = trunk = strategy.wrap(base, "policy", seed)
         if strategy.capabilities.makes_base:
-            trunk = _carrier(stage, source, reward)
-    shared = stage.critic == "shared"
-    roles = Roles(policy, trunk, below=below, critic_on_policy=shared)
+            trunk = _carrier(stage, source, with_adapters=reward is not None or critic == "adapter")
+    roles = Roles(policy, trunk, below=below, critic_is_shared=critic == "shared")
+    if critic is not None:
+        roles.add_value_head()
     if reward is not None:
         folder = reward.adapters[-1].folder
         config, state, head = _read_reward_adapter(folder)
         roles.score_head = _linear(head, policy.device)
         _add_adapter(trunk, "reward", config, state)
-        roles.value_head.weight.data.copy_(head)
-        if not shared:
+        if roles.value_head is not None:
+            roles.value_head.weight.data.copy_(head)
+        if critic == "adapter":
             _add_adapter(trunk, "critic", config, state)
-    elif not shared:
+    elif critic == "adapter":
         config = trunk.peft_config["default"]
         _add_adapter(trunk, "critic", config, None, seed)
     roles.freeze_all_but_trained()
     return roles
 
 
-def _carrier(stage: PPO, source: ModelRef, reward: ModelRef | None) -> Any:
+def _carrier(stage: OnlineStage, source: ModelRef, *, with_adapters: bool) -> Any:
     """A frozen copy of the policy as it was, which carries the other roles' adapters and is the reference."""
     dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
     model = source.load_model(dtype=dtype).requires_grad_(False)
-    needs_adapters = reward is not None or stage.critic != "shared"
-    return LoRA().wrap(model, "policy", 0) if needs_adapters else model
+    return LoRA().wrap(model, "policy", 0) if with_adapters else model
 
 
 def _add_adapter(model: Any, name: str, config: Any, state: dict[str, Any] | None, seed: int = 0) -> None:

@@ -1,0 +1,6 @@
+"""Training on the policy's own answers: what PPO, GRPO and RLOO share."""
+
+from .rewards import RewardModelRef
+from .stage import OnlineStage
+
+__all__ = ["OnlineStage", "RewardModelRef"]

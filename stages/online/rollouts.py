@@ -1,0 +1,194 @@
+"""The policy answers, everybody judges: the model of an online stage, seen from outside the update.
+
+# N answers of a rollout, T tokens of the longest one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import TrainingDivergedError
+
+from ..evaluation import evaluating
+from ..proofs import prove_equal, prove_unchanged
+from ..samples import sample_answers
+from .health import correlation, repetition
+from .judges import JUDGE, Judges
+from .loading import Critic, load_roles
+from .rewards import Answered
+from .roles import Batch
+from .sampling import Answer, Sampler, TransformersSampler, row_seed, stop_ids
+
+if TYPE_CHECKING:
+    from ...data_formats import TokenTable
+    from ...pipeline import StageContext
+    from .stage import OnlineStage
+
+_HELD_OUT_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to some prompts, and what the rewards say of them."""
+
+    rows: Sequence[int]
+    prompts: Sequence[Sequence[int]]
+    answers: Sequence[Answer]
+    scores: Sequence[float]  # as the rewards gave them, weighted and added up
+    parts: Mapping[str, Sequence[float]]  # each reward's own
+
+    @property
+    def ids(self) -> list[Sequence[int]]:
+        return [answer.ids for answer in self.answers]
+
+    def numbers(self) -> dict[str, float]:
+        """What the answers alone say about the policy's health."""
+        lengths = [float(len(ids)) for ids in self.ids]
+        return {
+            "reward": fmean(self.scores),
+            "reward_std": pstdev(self.scores),
+            **{name if name == JUDGE else f"reward/{name}": fmean(part) for name, part in self.parts.items()},
+            "length": fmean(lengths),
+            "stopped": fmean(answer.stopped for answer in self.answers),
+            "reward_length_correlation": correlation(self.scores, lengths),
+            "repetition": repetition(self.ids),
+        }
+
+
+@dataclass(frozen=True)
+class Rollout(Judged):
+    """The same with the log-probabilities of policy and reference; (N, T) tensors on the CPU."""
+
+    log_probs_NT: Tensor
+    reference_NT: Tensor
+    entropy_NT: Tensor
+    mask_NT: Tensor
+
+    @property
+    def kl_N(self) -> Tensor:
+        """Nats per answer, log p - log q summed over its tokens."""
+        return ((self.log_probs_NT - self.reference_NT) * self.mask_NT).sum(1)
+
+    def numbers(self) -> dict[str, float]:
+        tokens = float(self.mask_NT.sum())
+        return super().numbers() | {
+            "kl": float(self.kl_N.mean()),
+            "kl_per_token": float(self.kl_N.sum()) / tokens,
+            "entropy": float((self.entropy_NT * self.mask_NT).sum()) / tokens,
+        }
+
+
+class Rollouts:
+    """Owns the roles and the judges, and lets the policy answer. Changes nothing but what it is asked for."""
+
+    def __init__(
+        self, stage: OnlineStage, context: StageContext, tokenizer: Any, critic: Critic | None
+    ) -> None:
+        """Raises WrongBaseError or RewardGateError for a reward model that may not be used."""
+        source = context.inputs["policy"]
+        self._judges = Judges.of(stage, source, context.inputs.get("reward"))
+        self._judges.pass_gate(stage.gate, context)
+        self.roles = load_roles(stage, source, self._judges.adapter, context.seed, critic)
+        self._tokenizer, self.pad_id = tokenizer, int(tokenizer.pad_token_id)
+        self._judges.load(self.roles, self.pad_id)
+        self.policy = self.roles.policy
+        self._temperature, self._batch_size, self._context = stage.temperature, stage.batch_size, context
+        self._starts_as_reference = stage.strategy.capabilities.identity_at_start
+        self._sampler: Sampler = TransformersSampler(
+            self.policy,
+            self.pad_id,
+            stop_ids(self.policy, tokenizer),
+            stage.max_new_tokens,
+            stage.temperature,
+        )
+        self.answers_before: Sequence[str] = ()  # to the prompts of the samples, by the untrained policy
+
+    def sample(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> list[Answer]:
+        """One answer of the policy to each prompt."""
+        with evaluating(self.policy):
+            return self._sampler.sample([table.row(row)["prompt_ids"] for row in rows], seeds)
+
+    def judge(self, table: TokenTable, rows: Sequence[int], answers: Sequence[Answer]) -> Judged:
+        """Have answers scored.
+
+        Raises RewardError for a reward that is not what it must be, TrainingDivergedError when all are empty.
+        """
+        ids = [answer.ids for answer in answers]
+        texts = self._tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
+        if not any(text.strip() for text in texts):
+            raise TrainingDivergedError(
+                f"The policy says nothing: all of {len(texts)} answers are empty. Train it with SFT first, or lower "
+                "learning_rate."
+            )
+        prompts = [table.row(row)["prompt_ids"] for row in rows]
+        records = [table.records[row] for row in rows]
+        names = list(dict.fromkeys(name for record in records for name in record["columns"]))
+        answered = Answered(
+            prompts, ids, [record["prompt"] for record in records], [text.strip() for text in texts],
+            {name: [record["columns"].get(name) for record in records] for name in names},
+        )  # fmt: skip
+        with evaluating(self.policy):
+            scores, parts = self._judges.score(answered)
+        return Judged(list(rows), prompts, list(answers), scores, parts)
+
+    def answer(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Rollout:
+        """Sample an answer to each prompt, and take the rewards and log-probabilities of all of them."""
+        judged = self.judge(table, rows, self.sample(table, rows, seeds))
+        shape = len(rows), max(map(len, judged.ids))
+        policy, reference, entropy, mask = (torch.zeros(shape) for _ in range(4))
+        with evaluating(self.policy):
+            for chosen, batch in self.batches(judged):
+                span = chosen, slice(0, batch.mask_BT.shape[1])
+                own_BT, entropy_BT = self.roles.log_probs(batch, "policy", self._temperature)
+                policy[span], entropy[span] = own_BT.cpu(), entropy_BT.cpu()
+                reference[span] = self.roles.log_probs(batch, "reference", self._temperature)[0].cpu()
+                mask[span] = batch.mask_BT.cpu()
+        return Rollout(
+            judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts,
+            policy, reference, entropy, mask,
+        )  # fmt: skip
+
+    def batches(self, judged: Judged) -> Iterator[tuple[list[int], Batch]]:
+        """(places, batch) of answers of similar length together, so that little is computed on padding."""
+        lengths = [len(p) + len(a) for p, a in zip(judged.prompts, judged.ids, strict=True)]
+        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        for at in range(0, len(order), self._batch_size):
+            chosen = order[at : at + self._batch_size]
+            prompts, answers = [judged.prompts[i] for i in chosen], [judged.ids[i] for i in chosen]
+            yield chosen, Batch.of(prompts, answers, self.pad_id, self.policy.device)
+
+    def prove_start(self, table: TokenTable, prove: Callable[[str, float], None]) -> None:
+        """The policy is its reference (KL 0, ratio 1), our log-probabilities are the model's own, one base only."""
+        prompts = [table.row(i)["prompt_ids"] for i in range(min(4, len(table)))]
+        answers = [list(reversed(prompt))[:8] for prompt in prompts]  # any tokens will do
+        batch = Batch.of(prompts, answers, self.pad_id, self.policy.device)
+        with evaluating(self.policy):
+            mine, _ = self.roles.log_probs(batch, "policy", 1.0)
+            reference, _ = self.roles.log_probs(batch, "reference", 1.0)
+            logits_BLV = self.policy(
+                input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False
+            ).logits
+            full_BTV = torch.log_softmax(batch.before_answers(logits_BLV).float(), -1)
+            theirs = full_BTV.gather(-1, batch.targets_BT[..., None])[..., 0] * batch.mask_BT
+        prove("log_prob_difference", prove_equal("The chunked log-probability", theirs, mine, 1e-4))
+        if self._starts_as_reference:
+            prove("reference_difference_nats", prove_unchanged(mine, reference))
+        prove("copies_of_the_base", float(self.roles.copies_of_the_base() + self._judges.other_models))
+
+    def measure(self, table: TokenTable | None) -> dict[str, float]:
+        """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
+        if table is None:
+            return {}
+        if not self.answers_before:
+            samples = sample_answers(self.policy, self._tokenizer, table)
+            self.answers_before = [sample["answer"] for sample in samples]
+        rows = range(min(_HELD_OUT_PROMPTS, len(table)))
+        rollout = self.answer(table, rows, [row_seed(self._context.seed, "held out", row) for row in rows])
+        numbers = rollout.numbers()
+        return {name: numbers[name] for name in ("reward", "kl", "length", "stopped", "reward_std")}

@@ -1,0 +1,168 @@
+"""TRL's trainers, taught to take token tables as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+TrainerKind = Literal["sft", "reward", "dpo", "kto", "orpo", "grpo", "rloo"]
+
+# Where each trainer's config stands: (file below trl/, class).
+CONFIGS: Mapping[TrainerKind, tuple[str, str]] = {
+    "sft": ("trainer/sft_config.py", "SFTConfig"),
+    "reward": ("trainer/reward_config.py", "RewardConfig"),
+    "dpo": ("trainer/dpo_config.py", "DPOConfig"),
+    "kto": ("trainer/kto_config.py", "KTOConfig"),
+    "orpo": ("experimental/orpo/orpo_config.py", "ORPOConfig"),
+    "grpo": ("trainer/grpo_config.py", "GRPOConfig"),
+    "rloo": ("trainer/rloo_config.py", "RLOOConfig"),
+}
+
+
+def config_class(kind: TrainerKind) -> type:
+    """TRL's config of a kind of trainer."""
+    from importlib import import_module
+
+    file, name = CONFIGS[kind]
+    found: type = getattr(import_module("trl." + file.removesuffix(".py").replace("/", ".")), name)
+    return found
+
+
+def trainer_class(kind: TrainerKind) -> type:
+    """TRL's trainer of a kind, with what it would tokenise again taken out."""
+    import trl
+
+    made = {"orpo": _orpo, "grpo": _grpo, "rloo": _rloo}
+    if kind in made:
+        return made[kind]()
+    names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
+    found: type = getattr(trl, names[kind])
+    return type(f"Table{found.__name__}", (_TakesTables, found), {}) if kind in ("dpo", "kto") else found
+
+
+class _TakesTables:
+    """SFT's and Reward's trainers accept token tables; these would tokenise texts again."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+class _AnswersRows:
+    """A trainer whose prompts are row numbers; somebody else samples the answers."""
+
+    rollouts: RowRollouts
+
+    def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[Sequence[int]], None, dict[str, Any]]:
+        self._rows = [int(prompt) for prompt in prompts]
+        return [self.rollouts.prompt_ids(row) for row in self._rows], None, {}
+
+    def _generate_single_turn(self, prompts: Any, *_: Any, **__: Any) -> Any:
+        step = self.state.global_step  # type: ignore[attr-defined]
+        return [list(ids) for ids in self.rollouts.sample(self._rows, step)]
+
+
+class RowRollouts(Protocol):
+    """Who answers and scores for TRL's online trainers, which know a prompt by its row."""
+
+    def prompt_ids(self, row: int) -> Sequence[int]: ...
+
+    def sample(self, rows: Sequence[int], step: int) -> Sequence[Sequence[int]]:
+        """The token ids of one answer to each row's prompt; a row that comes again gets another answer."""
+
+    def score(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> Sequence[float]:
+        """The rewards of the answers that were just sampled."""
+
+
+def _grpo() -> type:
+    from trl import GRPOTrainer
+
+    class RowsGRPOTrainer(_AnswersRows, GRPOTrainer):
+        def _generate_single_turn(self, prompts: Any, *_: Any, **__: Any) -> Any:
+            return super()._generate_single_turn(prompts), None  # no log-probabilities of another engine's
+
+    return RowsGRPOTrainer
+
+
+def _rloo() -> type:
+    from peft import PeftModel
+    from trl import RLOOTrainer
+
+    class RowsRLOOTrainer(_AnswersRows, RLOOTrainer):
+        def __init__(self, model: Any, **settings: Any) -> None:
+            copied = isinstance(model, PeftModel) and "ref" in model.peft_config
+            if copied:
+                model.delete_adapter("ref")  # TRL insists on adding one of its own, whatever beta is
+            super().__init__(model=model, **settings)
+            if isinstance(model, PeftModel):
+                set_reference_adapter(model, copied)
+
+    return RowsRLOOTrainer
+
+
+def _orpo() -> type:
+    from peft import PeftModel
+    from trl.experimental.orpo import ORPOTrainer
+
+    class TableORPOTrainer(ORPOTrainer):
+        """Takes prompt_ids, chosen_ids and rejected_ids, and never holds a batch's logits.
+
+        The language loss is over the chosen answer alone, as in the paper; TRL's is over its prompt too.
+        """
+
+        def __init__(self, model: Any, **settings: Any) -> None:
+            super().__init__(model=model, **settings)
+            fuse_head(model.get_base_model() if isinstance(model, PeftModel) else model, mean_logits=True)
+
+        def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
+            prompt = feature["prompt_ids"]
+            row: dict[str, Any] = {"prompt_input_ids": prompt}
+            for side in ("chosen", "rejected"):
+                answer = feature[f"{side}_ids"]
+                row[f"{side}_input_ids"] = prompt + answer
+                row[f"{side}_attention_mask"] = [1] * len(prompt + answer)
+                row[f"{side}_labels"] = [-100] * len(prompt) + answer
+            return row
+
+        def concatenated_forward(self, model: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+            """(mean log-probabilities of chosen, of rejected, their mean logits, loss per token of chosen)."""
+            both = self.concatenated_inputs(
+                batch, padding_value=self.padding_value, device=self.accelerator.device
+            )
+            labels = both["concatenated_labels"]
+            out = model(
+                input_ids=both["concatenated_input_ids"], attention_mask=both["concatenated_attention_mask"],
+                labels=labels, fused_lm_head=True,
+            )  # fmt: skip
+            half, trained = len(batch["chosen_labels"]), labels[:, 1:] != -100
+            width = trained.shape[1]  # prompt learning puts positions in front
+            sums, counts = out.log_probs[:, -width:].sum(1), trained.sum(1)
+            means, logits = sums / counts, out.mean_logits[:, -width:]
+            found = (
+                means[:half], means[half:], logits[:half][trained[:half]], logits[half:][trained[half:]],
+                -sums[:half].sum() / counts[:half].sum(),
+            )  # fmt: skip
+            return (*found, out.aux_loss) if self.aux_loss_enabled else found
+
+    return TableORPOTrainer
+
+
+def fuse_head(model: Any, *, temperature: float = 1.0, mean_logits: bool = False) -> None:
+    """TRL's head that gives log-probabilities without logits; `model` is one without adapters around it."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    outputs = ("log_probs", "mean_logits") if mean_logits else ("log_probs",)
+    add_fused_lm_head(model, temperature=temperature, outputs=outputs)
+
+
+def set_reference_adapter(model: Any, keep_copy: bool) -> None:
+    """TRL adds a "ref" adapter by matching names, which misses several kinds; make it right, or take it away."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    if not keep_copy:
+        model.delete_adapter("ref")  # the reference is then the base with its adapters off
+        return
+    trained = get_peft_model_state_dict(model, adapter_name="default")
+    set_peft_model_state_dict(model, trained, adapter_name="ref")
+    for name, parameter in model.named_parameters():
+        if ".ref." in name or name.endswith(".ref"):
+            parameter.requires_grad_(False)
