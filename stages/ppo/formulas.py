@@ -30,9 +30,10 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor, sum_over_ranks: SumOverRanks
 
 
 def whiten(values_BT: Tensor, mask_BT: Tensor, sum_over_ranks: SumOverRanks = _one_rank) -> Tensor:
-    """Values with mean 0 and variance 1 over the tokens of all ranks; 0 behind the answers."""
-    mean = masked_mean(values_BT, mask_BT, sum_over_ranks)
-    variance = masked_mean((values_BT - mean) ** 2, mask_BT, sum_over_ranks)
+    """Values with mean 0 and (unbiased) variance 1 over the tokens of all ranks; 0 behind the answers."""
+    total, count = sum_over_ranks(torch.stack([(values_BT * mask_BT).sum(), mask_BT.sum()]))
+    mean = total / count.clamp(min=1)
+    variance = sum_over_ranks(((values_BT - mean) ** 2 * mask_BT).sum()) / (count - 1).clamp(min=1)
     return (values_BT - mean) * torch.rsqrt(variance + 1e-8) * mask_BT
 
 
