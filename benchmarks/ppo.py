@@ -6,7 +6,7 @@
     python benchmarks/ppo.py --trl112 /tmp/trl112/bin/python --only formulas
 
 Both sides: the embedded 135M model, LoRA r=16 on all linear layers, 16 answers a step in micro-batches of 4, four PPO
-epochs, a reward model, prompts of 32 tokens and answers of exactly 24 or 128 tokens (no side stops earlier, so that
+epochs, a reward model, prompts of one length and answers of exactly 24 or 128 tokens (no side stops earlier, so that
 both do the same work; in use ours stops at the end of a turn). Each measurement is a process of its own; the peak is
 what the process needed above what its imports took.
 """
@@ -28,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "ppo.json"
-PROMPT_TOKENS, BATCH, ACCUMULATION, EPOCHS, STEPS = 32, 4, 4, 4, 3
+ASKED_TOKENS, BATCH, ACCUMULATION, EPOCHS, STEPS = 32, 4, 4, 4, 3
 LENGTHS = (24, 128)
 
 
@@ -70,9 +70,22 @@ def job_of(length: int, folder: str) -> dict[str, Any]:
     rows = [json.loads(line) for line in sample("text").read_text().splitlines()]
     text = " ".join(row["text"] for row in rows)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    prompts = [ids[at : at + PROMPT_TOKENS] for at in range(0, 48 * PROMPT_TOKENS, PROMPT_TOKENS)]
+    texts = [
+        tokenizer.decode(ids[at : at + ASKED_TOKENS])
+        for at in range(0, len(ids) - ASKED_TOKENS, ASKED_TOKENS)
+    ]
+    rendered = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)[
+            "input_ids"
+        ]
+        for text in texts
+    ]
+    width = statistics.mode(map(len, rendered))
+    both = [(text, ids) for text, ids in zip(texts, rendered, strict=True) if len(ids) == width][:48]
+    assert len(both) == 48
     return {
-        "base": str(base), "folder": folder, "prompts": prompts, "new_tokens": length, "batch_size": BATCH,
+        "base": str(base), "folder": folder, "texts": [text for text, _ in both],
+        "prompts": [ids for _, ids in both], "new_tokens": length, "batch_size": BATCH,
         "gradient_accumulation": ACCUMULATION, "ppo_epochs": EPOCHS, "steps": STEPS, "learning_rate": 1e-5,
         "rollout_batch": BATCH * ACCUMULATION, "pad_id": int(tokenizer.pad_token_id), "stops": False,
     }  # fmt: skip
@@ -120,7 +133,9 @@ def run(python: Path, script: Path, job: dict[str, Any]) -> dict[str, Any]:
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far; that of a parent is not in it."""
-    (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    (line,) = [
+        each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")
+    ]
     return int(line.split()[1]) * 1024
 
 
@@ -136,9 +151,8 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
     transformers.logging.set_verbosity_error()
     imported = peak_bytes()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(job["base"])
-    prompts = [{"prompt": tokenizer.decode(ids)} for ids in job["prompts"]]
-    width = PROMPT_TOKENS + 16  # with the turns of the chat template
+    prompts = [{"prompt": text} for text in job["texts"]]
+    width = len(job["prompts"][0])
     common: dict[str, Any] = {
         "batch_size": job["batch_size"], "gradient_accumulation": job["gradient_accumulation"],
         "max_steps": job["steps"], "max_length": width + job["new_tokens"], "learning_rate": 1e-5,
@@ -169,7 +183,12 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
         for part in ("rollout", "scoring", "update")
         if f"seconds_{part}" in record.history[0]
     }
-    return {"seconds": seconds, "peak_bytes": peak, "planned_GB": round(plan.memory_bytes / 1e9, 3), "parts": parts}
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "planned_GB": round(plan.memory_bytes / 1e9, 3),
+        "parts": parts,
+    }
 
 
 def reward_adapter(job: dict[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """TRL 1.12's experimental PPO on given token rows; run by ppo.py with the Python of TRL 1.12's own environment.
 
-    python ppo_trl112.py job.json result.json
+python ppo_trl112.py job.json result.json
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainerCallback,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 
 def peak_bytes() -> int:
     """The largest resident memory of this process so far; that of a parent is not in it."""
-    (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    (line,) = [
+        each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")
+    ]
     return int(line.split()[1]) * 1024
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from posttrain.errors import DataError
 
 from .examples import Completion, Conversation, Document, Judged, Kind, Message, Overlong, Pair, Prompt
@@ -86,6 +84,8 @@ def encode_dialogues(work: Work, dialogues: Sequence[Conversation | Completion])
 
 
 def encode_pairs(work: Work, pairs: Sequence[Pair]) -> TokenTable:
+    import numpy as np
+
     rows: list[AnswersRow] = []
     for batch in _batches(_different(work, pairs)):
         answers = [[pair.chosen, pair.rejected] for pair in batch]
@@ -104,6 +104,8 @@ def encode_pairs(work: Work, pairs: Sequence[Pair]) -> TokenTable:
 
 def encode_judged(work: Work, examples: Sequence[Judged | Pair]) -> TokenTable:
     """Answers with verdicts; a pair is two of them."""
+    import numpy as np
+
     rows: list[AnswersRow] = []
     for batch in _batches(_different(work, examples)):
         answers = [[one.chosen, one.rejected] if isinstance(one, Pair) else [one.answer] for one in batch]

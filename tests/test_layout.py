@@ -59,14 +59,16 @@ def test_who_imports_whom(folder: str) -> None:
         assert imports_of(path) <= allowed, path
 
 
-def test_strategies_know_no_trl_and_one_module_does() -> None:
+def test_strategies_know_no_trl_and_two_modules_do() -> None:
     users = [
         path.relative_to(ROOT).as_posix()
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*.py")
         if "import trl" in path.read_text() or "from trl" in path.read_text()
     ]
-    assert users == ["stages/trl_api.py"]
+    assert users == [
+        "stages/trl_trainers.py"
+    ]  # beside trl_api.py, which reads its files without importing them
 
 
 @pytest.mark.parametrize("command", [["-c", "import posttrain"], ["-m", "posttrain", "--help"]])

@@ -152,8 +152,11 @@ def test_a_row_becomes_its_example(kind, name, row, example):
 
 
 def test_every_format_has_a_good_row_here():
-    assert len(FORMATS) == 12
-    assert {format_.name for format_ in FORMATS} == {name for _, name, _, _ in GOOD}
+    read_here = [
+        format_ for format_ in FORMATS if format_.kind != "unpaired"
+    ]  # those are in test_unpaired.py
+    assert len(read_here) == 12
+    assert {format_.name for format_ in read_here} == {name for _, name, _, _ in GOOD}
 
 
 def test_detection_says_why():
