@@ -12,7 +12,7 @@ from posttrain.errors import SettingError
 
 from ..pipeline import ModelRef, StagePlan
 from .machine import this_machine
-from .token_tables import load_tables
+from .token_tables import Request, Tables, load_tables
 
 if TYPE_CHECKING:
     from .training_stage import TrainingStage
@@ -40,10 +40,7 @@ class Sizes:
 
 def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     """Counts of the real token tables, exact parameter counts, estimated memory and disk."""
-    from ..pipeline.base_models import shared_tokenizer
-
-    base = start.find()
-    tables = load_tables(stage.request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+    base, tables = start.find(), tables_of(stage.request, start)
     report, held = tables.report, tables.held_out_report
     sizes = _sizes_of(stage, base.folder)
     longest = stage.longest_sequence(report.length_max)
@@ -63,6 +60,14 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         disk_bytes=_disk_bytes(stage, sizes),
         notes=tuple(tables.lines()),
     )
+
+
+def tables_of(request: Request, start: ModelRef) -> Tables:
+    """The token tables of some data with the tokenizer of a model."""
+    from ..pipeline.base_models import shared_tokenizer
+
+    base = start.find()
+    return load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
 
 
 def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, Any]) -> None:

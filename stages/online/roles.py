@@ -91,6 +91,7 @@ class Roles:
         self.value_head: nn.Linear | None = None
         self.score_head: nn.Linear | None = None
         self._trained: list[nn.Parameter] = []
+        self._recomputes = False
         self._active: Role = "policy"
 
     def add_value_head(self) -> None:
@@ -141,19 +142,38 @@ class Roles:
         """(log-probabilities, entropies) of the answers' tokens, both (B, T) in nats, 0 behind the answers."""
         with self.as_role(role) as model:
             states_BTH = batch.before_answers(self._hidden(model, batch))
-            at = batch.mask_BT > 0
-            log_probs_N, entropies_N = answer_log_probs(
-                model, states_BTH[at], batch.targets_BT[at], temperature, entropy_gradient=entropy_gradient
-            )
-        zeros = torch.zeros_like(batch.mask_BT)
-        return zeros.masked_scatter(at, log_probs_N), zeros.masked_scatter(at, entropies_N)
+            return self._log_probs_of(model, states_BTH, batch, temperature, entropy_gradient)
 
     def values(self, batch: Batch) -> Tensor:
         """(B, T): what the critic expects from before each answer token on."""
-        assert self.value_head is not None
         with self.as_role("critic") as model:
-            states_BTH = batch.before_answers(self._hidden(model, batch))
-            return self.value_head(states_BTH.float())[..., 0] * batch.mask_BT
+            return self._values_of(batch.before_answers(self._hidden(model, batch)), batch)
+
+    def log_probs_and_values(
+        self, batch: Batch, temperature: float, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(log-probabilities, entropies, values) of policy and critic; in one pass where they share the trunk."""
+        if not self.critic_is_shared:
+            found = self.log_probs(batch, "policy", temperature, entropy_gradient=entropy_gradient)
+            return *found, self.values(batch)
+        states_BTH = batch.before_answers(self._hidden(self.policy, batch))
+        found = self._log_probs_of(self.policy, states_BTH, batch, temperature, entropy_gradient)
+        return *found, self._values_of(states_BTH, batch)
+
+    def _log_probs_of(
+        self, model: Any, states_BTH: Tensor, batch: Batch, temperature: float, entropy_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
+        at = batch.mask_BT > 0
+        log_probs_N, entropies_N = answer_log_probs(
+            model, states_BTH[at], batch.targets_BT[at], temperature, entropy_gradient=entropy_gradient
+        )
+        zeros = torch.zeros_like(batch.mask_BT)
+        return zeros.masked_scatter(at, log_probs_N), zeros.masked_scatter(at, entropies_N)
+
+    def _values_of(self, states_BTH: Tensor, batch: Batch) -> Tensor:
+        assert self.value_head is not None
+        values_BT: Tensor = self.value_head(states_BTH.float())[..., 0] * batch.mask_BT
+        return values_BT
 
     def scores(self, batch: Batch) -> Tensor:
         """(B,): the reward model's score, read at the last real token."""
@@ -167,9 +187,21 @@ class Roles:
         embeddings = {backbone(m).get_input_embeddings().weight.data_ptr() for m in (self.policy, self.trunk)}
         return len(embeddings)
 
+    def recompute_activations(self) -> None:
+        """From now on keep the inputs of layers alone for the backward pass, and compute the rest again in it."""
+        for model in {id(m): m for m in (self.policy, self.trunk)}.values():
+            backbone(model).gradient_checkpointing_enable({"use_reentrant": False})
+        self._recomputes = True
+
     def _hidden(self, model: Any, batch: Batch) -> Tensor:
-        out = backbone(model)(input_ids=batch.ids_BL, attention_mask=batch.attention_BL, use_cache=False)
-        return out.last_hidden_state
+        return self.states(model, batch.ids_BL, batch.attention_BL)
+
+    def states(self, model: Any, ids_BL: Tensor, attention_BL: Tensor) -> Tensor:
+        """(B, L, H): last hidden states of a model whose adapters are active."""
+        with _recomputing(backbone(model)) if self._recomputes else contextlib.nullcontext():
+            out = backbone(model)(input_ids=ids_BL, attention_mask=attention_BL, use_cache=False)
+        states_BLH: Tensor = out.last_hidden_state
+        return states_BLH
 
     def _restore_gradients(self) -> None:
         """PEFT makes what it activates trainable and freezes the rest; the optimizer's parameters stay as they were."""
@@ -181,6 +213,21 @@ class Roles:
 
 def _is_policy(name: str) -> bool:
     return not any(f".{role}." in name for role in _OTHERS)
+
+
+@contextlib.contextmanager
+def _recomputing(model: Any) -> Iterator[None]:
+    """Layers recompute only while they are "training"; what is in them (dropout) must not be."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
 
 
 @contextlib.contextmanager

@@ -18,9 +18,11 @@ from ...pipeline.durable import is_disk_full
 from ..online.health import alarms
 from ..online.rollouts import Rollouts
 from ..online.sampling import row_seed
+from ..planning import tables_of, wants_checkpointing
 from ..token_tables import Tables
 from ..trl_session import disk_full
 from .experience import prepare
+from .pretraining import PretrainingRows
 from .state import fresh_progress, load_state, save_state, trained_parameters
 from .update import Updater
 
@@ -38,8 +40,20 @@ class PPOSession:
         self._roles, self.model = self._rollouts.roles, self._rollouts.policy
         self._steps = stage.steps(len(tables.train))
         updates = self._steps * self._arguments.num_ppo_epochs * self._arguments.num_mini_batches
-        self._updater = Updater(self._roles, stage, updates)
+        source = context.inputs["policy"]
+        if wants_checkpointing(stage, source, stage.longest_sequence(tables.report.length_max)):
+            self._roles.recompute_activations()
+        request, self._pretraining = stage.ptx_request, None
+        if request is not None:
+            self._pretraining = tables_of(request, source)
+        self._updater = Updater(self._roles, stage, updates, self._pretraining_rows())
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
+
+    def _pretraining_rows(self) -> PretrainingRows | None:
+        if self._pretraining is None:
+            return None
+        seed = row_seed(self._context.seed, "pretraining")
+        return PretrainingRows(self._pretraining.train, self._stage.ptx_coef, seed, self._rollouts.pad_id)
 
     def prove_start(self) -> None:
         self._rollouts.prove_start(self._tables.train, self._context.events.prove)
@@ -82,7 +96,14 @@ class PPOSession:
             "steps": float(self._progress.step),
             "kl_coef": self._progress.controller.coefficient,
             "alarms": float(len(self._context.events.alarms())),
+            **self._pretraining_account(),
         }
+
+    def _pretraining_account(self) -> Mapping[str, float]:
+        if self._pretraining is None:
+            return {}
+        report = self._pretraining.report
+        return {"ptx_rows": float(report.rows_kept), "ptx_rows_dropped": float(report.rows_dropped)}
 
     def _one_step(self) -> None:
         """One rollout and the updates on it; `progress` moves at the end, when all of it is done."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ...pipeline import ModelRef, Setting, StageContext, StagePlan
+from ...data_formats import Source, detect
+from ...pipeline import ModelRef, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
 from ..online import OnlineStage
 from ..reward_model import RewardModel
 from ..strategies import LoRA, Strategy
+from ..token_tables import Request
 
 if TYPE_CHECKING:
     from ..token_tables import Tables
     from ..training import Session
 
 
+Critic = Literal["adapter", "shared"]
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -36,6 +39,7 @@ class PPOArguments(CheckedSettings):
     variance 1 (rewards keep their mean). scale_rewards: divide scores by their running standard deviation.
     reward_clip: scores are held within +- this. value_warmup_steps: first PPO steps that train the critic alone.
     temperature: of sampling and of every log-probability. lr_scheduler_type, warmup_steps: as in transformers.
+    gradient_checkpointing: None is on where plan()'s memory estimate asks for it.
     """
 
     num_ppo_epochs: int = 4
@@ -60,6 +64,7 @@ class PPOArguments(CheckedSettings):
     temperature: float = 1.0
     lr_scheduler_type: str = "constant"
     warmup_steps: int = 0
+    gradient_checkpointing: bool | None = None
 
     def __post_init__(self) -> None:
         owner = "PPO(trainer_args)"
@@ -92,6 +97,7 @@ class PPO(OnlineStage):
     kl_coef: weight of the KL penalty to the reference, per token. target_kl: nats per answer that the coefficient is
     steered to; None keeps it fixed.
     critic: "adapter" (one of its own, started from the reward model) or "shared" (a head on the policy).
+    ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers, times ptx_coef.
     trainer_args: any field of PPOArguments.
 
     >>> PPO(LoRA(r=16), data="prompts.jsonl", max_new_tokens=64)     # doctest: +SKIP
@@ -99,7 +105,9 @@ class PPO(OnlineStage):
 
     kl_coef: float = field(default=0.05, kw_only=True)
     target_kl: float | None = field(default=None, kw_only=True)
-    critic: Literal["adapter", "shared"] = field(default="adapter", kw_only=True)
+    critic: Critic = field(default="adapter", kw_only=True)
+    ptx_data: Source | None = field(default=None, kw_only=True)
+    ptx_coef: float = field(default=0.1, kw_only=True)
 
     full_learning_rate: ClassVar[float] = 3e-6
 
@@ -109,6 +117,7 @@ class PPO(OnlineStage):
             refuse("PPO", "kl_coef", None, "a number")
         check_number("PPO", "kl_coef", self.kl_coef, least=0.0)
         check_number("PPO", "target_kl", self.target_kl, above=0.0)
+        check_number("PPO", "ptx_coef", self.ptx_coef, above=0.0)
         check_choice("PPO", "critic", self.critic, ("adapter", "shared"))
 
     def check_trainer_args(self) -> None:
@@ -118,6 +127,23 @@ class PPO(OnlineStage):
     @property
     def arguments(self) -> PPOArguments:
         return PPOArguments(**self.trainer_args)
+
+    @property
+    def ptx_request(self) -> Request | None:
+        """What decides the token table of `ptx_data`; its rows are not held out from."""
+        if self.ptx_data is None:
+            return None
+        return Request(self.ptx_data, self.ptx_data, "conversation", self.max_length, "drop")
+
+    def check(self, before: Sequence[Stage]) -> None:
+        super().check(before)
+        if self.ptx_data is not None:
+            detect(self.ptx_data, "conversation")
+
+    def identity(self) -> Mapping[str, Any]:
+        request, plain = self.ptx_request, super().identity()
+        kept = {name: value for name, value in plain.items() if name != "ptx_data"}
+        return kept if request is None else {**kept, "ptx": request.identity()}
 
     @property
     def rollout_size(self) -> int:
@@ -143,12 +169,11 @@ class PPO(OnlineStage):
         return LoRA() if self.strategy.capabilities.makes_base else self.strategy
 
     def settings(self) -> tuple[Setting, ...]:
-        of_trl = ("bf16", "gradient_checkpointing")  # its trainers' way of saving memory; PPO has none yet
-        given = [setting for setting in super().settings() if setting.name not in of_trl]
+        given = [setting for setting in super().settings() if setting.name != "bf16"]  # PPO casts nothing
         given += [
             Setting(name, value, "default of PPOArguments")
             for name, value in as_plain(self.arguments).items()
-            if name != "type" and name not in self.trainer_args
+            if name not in ("type", "gradient_checkpointing") and name not in self.trainer_args
         ]
         return tuple(given)
 
@@ -158,6 +183,10 @@ class PPO(OnlineStage):
         return PPOSession(self, context, tables, tokenizer)
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
-        from ..planning import plan_stage
+        from ..planning import plan_stage, tables_of
 
-        return plan_stage(self, inputs["policy"])
+        plan, request = plan_stage(self, inputs["policy"]), self.ptx_request
+        if request is None:
+            return plan
+        lines = [f"ptx_data: {line}" for line in tables_of(request, inputs["policy"]).report.lines()]
+        return replace(plan, notes=(*plan.notes, *lines))

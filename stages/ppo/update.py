@@ -17,6 +17,7 @@ from ..online.roles import Batch, Roles
 from .formulas import policy_losses, value_losses
 
 if TYPE_CHECKING:
+    from .pretraining import PretrainingRows
     from .stage import PPO
 
 
@@ -46,7 +47,7 @@ class Tally:
     tokens: float = 0.0
     policy_loss: float = 0.0
     value_loss: float = 0.0
-    entropy: float = 0.0
+    pretraining_loss: float = 0.0  # summed over optimizer steps
     clipped: float = 0.0
     value_clipped: float = 0.0
     kl_old_new: float = 0.0
@@ -69,16 +70,20 @@ class Tally:
             "grad_norm": self.grad_norm / steps,
             "updates": float(self.steps),
             "stopped_early": float(self.stopped_early),
+            **({"pretraining_loss": self.pretraining_loss / steps} if self.pretraining_loss else {}),
         }
 
 
 class Updater:
     """Owns the optimizer and its schedule."""
 
-    def __init__(self, roles: Roles, stage: PPO, total_steps: int) -> None:
+    def __init__(
+        self, roles: Roles, stage: PPO, total_steps: int, pretraining: PretrainingRows | None = None
+    ) -> None:
         from transformers import get_scheduler
 
-        self._roles, self._arguments = roles, stage.arguments
+        self._roles, self._arguments, self._pretraining = roles, stage.arguments, pretraining
+        self._taken = 0  # optimizer steps since the stage began
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": roles.policy_parameters, "lr": stage.resolved_learning_rate},
@@ -96,6 +101,7 @@ class Updater:
 
     def skip_to(self, steps: int) -> None:
         """Put the schedule where it was after `steps` optimizer steps."""
+        self._taken = steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that no optimizer step came before: it came in another process
             for _ in range(steps):
@@ -132,52 +138,73 @@ class Updater:
         kl = 0.0
         for start in range(0, len(mini), micro_batch):
             batch, columns = scored.rows(mini[start : start + micro_batch], pad_id, self._roles.policy.device)
-            kl += self._policy_backward(batch, columns, tokens, critic_alone, tally)
-            self._critic_backward(batch, columns, tokens, tally)
+            kl += self._backward(batch, columns, tokens, critic_alone, tally)
         tally.tokens += tokens
         if kl > self._arguments.stop_kl:
             self.optimizer.zero_grad(set_to_none=True)
             return False
+        if self._pretraining is not None and not critic_alone:
+            tally.pretraining_loss += self._pretraining.backward(
+                self._roles, self._taken, len(mini), micro_batch
+            )
         self._apply(tally)
         return True
 
-    def _policy_backward(
+    def _backward(
         self, batch: Batch, columns: Sequence[Tensor], tokens: float, critic_alone: bool, tally: Tally
     ) -> float:
-        old_BT, _, advantages_BT, _ = columns
-        arguments, mask_BT = self._arguments, batch.mask_BT
-        with torch.set_grad_enabled(not critic_alone), self._roles.as_role("policy"):
-            log_probs_BT, entropy_BT = self._roles.log_probs(
-                batch, "policy", arguments.temperature, entropy_gradient=arguments.entropy_coef > 0
+        """Add a micro-batch's gradients; returns its share of KL(old || new), in nats per token of the mini-batch."""
+        roles, arguments = self._roles, self._arguments
+        temperature, bonus = arguments.temperature, arguments.entropy_coef > 0
+        if roles.critic_is_shared:  # one pass, one backward
+            log_probs_BT, entropy_BT, values_BT = roles.log_probs_and_values(
+                batch, temperature, entropy_gradient=bonus
             )
-            losses_BT, clipped_BT = policy_losses(log_probs_BT, old_BT, advantages_BT, arguments.cliprange)
-            loss = ((losses_BT - arguments.entropy_coef * entropy_BT) * mask_BT).sum() / tokens
+            loss, kl = self._policy_loss(log_probs_BT, entropy_BT, batch, columns, tokens, tally)
+            of_values = arguments.vf_coef * self._value_loss(values_BT, batch, columns, tokens, tally)
+            (of_values if critic_alone else loss + of_values).backward()
+            return kl
+        with torch.set_grad_enabled(not critic_alone), roles.as_role("policy"):
+            log_probs_BT, entropy_BT = roles.log_probs(batch, "policy", temperature, entropy_gradient=bonus)
+            loss, kl = self._policy_loss(log_probs_BT, entropy_BT, batch, columns, tokens, tally)
             if not critic_alone:
                 loss.backward()
+        with roles.as_role("critic"):
+            self._value_loss(roles.values(batch), batch, columns, tokens, tally).backward()
+        return kl
+
+    def _policy_loss(
+        self,
+        log_probs_BT: Tensor,
+        entropy_BT: Tensor,
+        batch: Batch,
+        columns: Sequence[Tensor],
+        tokens: float,
+        tally: Tally,
+    ) -> tuple[Tensor, float]:
+        old_BT, _, advantages_BT, _ = columns
+        arguments, mask_BT = self._arguments, batch.mask_BT
+        losses_BT, clipped_BT = policy_losses(log_probs_BT, old_BT, advantages_BT, arguments.cliprange)
+        loss = ((losses_BT - arguments.entropy_coef * entropy_BT) * mask_BT).sum() / tokens
         with torch.no_grad():
             log_ratio_BT = (log_probs_BT - old_BT) * mask_BT
             ratio_BT = torch.exp(log_ratio_BT) * mask_BT
             kl = float((torch.expm1(log_ratio_BT) - log_ratio_BT).sum())  # k3 of KL(old || new)
             tally.policy_loss += float((losses_BT * mask_BT).sum())
-            tally.entropy += float((entropy_BT * mask_BT).sum())
             tally.clipped += float((clipped_BT * mask_BT).sum())
             tally.kl_old_new += kl
             tally.ratio += float(ratio_BT.sum())
             tally.ratio_max = max(tally.ratio_max, float(ratio_BT.max()))
-        return kl / tokens
+        return loss, kl / tokens
 
-    def _critic_backward(self, batch: Batch, columns: Sequence[Tensor], tokens: float, tally: Tally) -> None:
+    def _value_loss(
+        self, values_BT: Tensor, batch: Batch, columns: Sequence[Tensor], tokens: float, tally: Tally
+    ) -> Tensor:
         _, old_BT, _, returns_BT = columns
-        shared = self._roles.critic_is_shared
-        with self._roles.as_role("critic"):
-            values_BT = self._roles.values(batch)
-            losses_BT, clipped_BT = value_losses(
-                values_BT, old_BT, returns_BT, self._arguments.cliprange_value
-            )
-            loss = (losses_BT * batch.mask_BT).sum() / tokens
-            (loss * (self._arguments.vf_coef if shared else 1.0)).backward()
+        losses_BT, clipped_BT = value_losses(values_BT, old_BT, returns_BT, self._arguments.cliprange_value)
         tally.value_loss += float((losses_BT.detach() * batch.mask_BT).sum())
         tally.value_clipped += float((clipped_BT * batch.mask_BT).sum())
+        return (losses_BT * batch.mask_BT).sum() / tokens
 
     def _apply(self, tally: Tally) -> None:
         limit = self._arguments.max_grad_norm
@@ -188,6 +215,7 @@ class Updater:
         self.schedule.step()
         tally.grad_norm += float(norm)
         tally.steps += 1
+        self._taken += 1
 
 
 def _split(order: Sequence[int], parts: int) -> list[Sequence[int]]:
