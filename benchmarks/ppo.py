@@ -23,6 +23,7 @@ import sys
 import tempfile
 from datetime import date
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,30 +92,47 @@ def job_of(length: int, folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SIDES = ("ours", "ours, shared critic", "trl 1.12", "our sft")
+
+
 def compare(trl112: Path, length: int, pairs: int) -> dict[str, Any]:
-    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl 1.12": [], "our sft": []}
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(pairs):
-        with tempfile.TemporaryDirectory() as folder:
-            job = job_of(length, folder)
-            found["ours"].append(run(Path(sys.executable), HERE / "ppo.py", job | {"side": "ppo"}))
-            found["trl 1.12"].append(run(trl112, HERE / "ppo_trl112.py", job))
-            found["our sft"].append(run(Path(sys.executable), HERE / "ppo.py", job | {"side": "sft"}))
-    answers = BATCH * ACCUMULATION
-    out: dict[str, Any] = {}
-    for side, runs in found.items():
-        seconds = [s for each in runs for s in each["seconds"][1:]]  # the first step warms up
-        out[side] = {
-            "peak_GB": [round(each["peak_bytes"] / 1e9, 3) for each in runs],
-            "answers_per_second": round(answers / statistics.median(seconds), 3),
-            "seconds_per_step": [round(s, 2) for s in seconds],
-        } | {key: value for key, value in runs[-1].items() if key not in ("seconds", "peak_bytes")}
-    peak = {side: statistics.median(each["peak_GB"]) for side, each in out.items()}
-    out["memory against trl 1.12"] = round(peak["ours"] / peak["trl 1.12"], 3)
-    out["memory against our sft"] = round(peak["ours"] / peak["our sft"], 3)
-    out["speed against trl 1.12"] = round(
-        out["ours"]["answers_per_second"] / out["trl 1.12"]["answers_per_second"], 2
-    )
+        for side in SIDES:
+            with tempfile.TemporaryDirectory() as folder:
+                job = job_of(length, folder) | {"side": side}
+                script = HERE / ("ppo_trl112.py" if side == "trl 1.12" else "ppo.py")
+                python = trl112 if side == "trl 1.12" else Path(sys.executable)
+                found[side].append(run(python, script, job))
+                print(side, found[side][-1], flush=True)
+    out: dict[str, Any] = {side: summary(runs) for side, runs in found.items()}
+    trl, sft = out["trl 1.12"], out["our sft"]
+    for side in SIDES[:2]:
+        out[side] |= {
+            "memory against trl 1.12": round(out[side]["peak_GB"] / trl["peak_GB"], 3),
+            "memory against our sft": round(out[side]["peak_GB"] / sft["peak_GB"], 3),
+            "memory against the plan": round(out[side]["peak_GB"] / out[side]["planned_GB"], 3),
+            "speed against trl 1.12": round(trl["seconds"] / out[side]["seconds"], 2),
+            "the same, of work in GFLOP": round(trl["work_GFLOP"] / out[side]["work_GFLOP"], 2),
+        }
     return out
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the steps of all runs, without each run's first one, which warms up."""
+    seconds = [s for each in runs for s in each.get("seconds", [])[1:]]
+    rates = [(a + b) / 2 for each in runs for a, b in pairwise(each.get("rates", [])[1:])]
+    out: dict[str, Any] = {"peak_GB": round(statistics.median(each["peak_bytes"] for each in runs) / 1e9, 3)}
+    if seconds:
+        out |= {
+            "seconds": round(statistics.median(seconds), 2),
+            "seconds of each step": [round(s, 1) for s in seconds],
+            "machine in GFLOP/s": [round(r) for r in rates],
+            # What the machine could have computed meanwhile: seconds that do not depend on how fast it was just then.
+            "work_GFLOP": round(statistics.median(s * r for s, r in zip(seconds, rates, strict=True))),
+            "answers_per_second": round(BATCH * ACCUMULATION / statistics.median(seconds), 3),
+        }
+    return out | {name: value for name, value in runs[-1].items() if name in ("planned_GB", "parts")}
 
 
 def run(python: Path, script: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -131,14 +149,6 @@ def run(python: Path, script: Path, job: dict[str, Any]) -> dict[str, Any]:
         return found
 
 
-def peak_bytes() -> int:
-    """The largest resident memory of this process so far; that of a parent is not in it."""
-    (line,) = [
-        each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")
-    ]
-    return int(line.split()[1]) * 1024
-
-
 def ours(job: dict[str, Any]) -> dict[str, Any]:
     """One PPO stage, or one SFT stage of the same batch and lengths, through the Pipeline."""
     import transformers
@@ -148,6 +158,10 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
 
     from posttrain import PPO, SFT, LoRA, Pipeline
     from posttrain.stages.online import rollouts
+    from posttrain.stages.ppo.session import PPOSession
+
+    sys.path.insert(0, str(HERE))
+    from ppo_clock import gemm_rate, peak_bytes
 
     transformers.logging.set_verbosity_error()
     imported = peak_bytes()
@@ -155,40 +169,38 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     width = len(job["prompts"][0])
     common: dict[str, Any] = {
         "batch_size": job["batch_size"], "gradient_accumulation": job["gradient_accumulation"],
-        "max_steps": job["steps"], "max_length": width + job["new_tokens"], "learning_rate": 1e-5,
+        "max_steps": job["steps"], "max_length": width + job["new_tokens"], "learning_rate": job["learning_rate"],
     }  # fmt: skip
-    if job["side"] == "sft":
+    rates: list[float] = []
+    if job["side"] == "our sft":
         answer = " ".join(["river"] * (width + job["new_tokens"]))
         rows = [row | {"completion": answer} for row in prompts]
         stage: Any = SFT(LoRA(r=16), data=rows, eval_data=rows[:1], overlong="truncate", **common)
     else:
         rollouts.stop_ids = lambda *_: ()  # type: ignore[attr-defined]  # answers of exactly new_tokens
+        one_step = PPOSession._one_step
+
+        def timed(self: Any) -> None:
+            rates.append(gemm_rate())
+            one_step(self)
+
+        PPOSession._one_step = timed  # type: ignore[method-assign]
         stage = PPO(
             LoRA(r=16), data=prompts, eval_data=prompts[:1], max_new_tokens=job["new_tokens"], gate=None,
-            reward=reward_adapter(job), trainer_args={"num_ppo_epochs": job["ppo_epochs"], "stop_kl": 1e9}, **common,
+            critic="shared" if "shared" in job["side"] else "adapter", reward=reward_adapter(job),
+            trainer_args={"num_ppo_epochs": job["ppo_epochs"], "stop_kl": 1e9}, **common,
         )  # fmt: skip
-    pipeline = Pipeline([stage], run_dir=Path(job["folder"]) / job["side"])
+    pipeline = Pipeline([stage], run_dir=Path(job["folder"]) / "run")
     (plan,) = pipeline.plan()
     assert plan is not None
     record = next(iter(pipeline.run()))
-    peak = peak_bytes() - imported
-    seconds = [
-        line["seconds_rollout"] + line["seconds_scoring"] + line["seconds_update"]
-        if "seconds_rollout" in line
-        else line.get("step_seconds", 1.0)
-        for line in record.history
-    ]
-    parts = {
-        part: round(statistics.median(line[f"seconds_{part}"] for line in record.history[1:]), 2)
-        for part in ("rollout", "scoring", "update")
-        if f"seconds_{part}" in record.history[0]
-    }
-    return {
-        "seconds": seconds,
-        "peak_bytes": peak,
-        "planned_GB": round(plan.memory_bytes / 1e9, 3),
-        "parts": parts,
-    }
+    found = {"peak_bytes": peak_bytes() - imported, "planned_GB": round(plan.memory_bytes / 1e9, 3)}
+    if job["side"] == "our sft":
+        return found
+    parts = ("rollout", "scoring", "update")
+    seconds = [[line[f"seconds_{part}"] for part in parts] for line in record.history]
+    medians = {part: round(statistics.median(s[i] for s in seconds[1:]), 2) for i, part in enumerate(parts)}
+    return found | {"seconds": [sum(s) for s in seconds], "rates": [*rates, gemm_rate()], "parts": medians}
 
 
 def reward_adapter(job: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from ppo_clock import gemm_rate, peak_bytes
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,20 +25,20 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
 
-def peak_bytes() -> int:
-    """The largest resident memory of this process so far; that of a parent is not in it."""
-    (line,) = [
-        each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")
-    ]
-    return int(line.split()[1]) * 1024
-
-
 class Clock(TrainerCallback):
+    """Seconds of each step, and the machine's rate beside it (GFLOP/s of a float32 product, between the steps)."""
+
     def __init__(self) -> None:
-        self.times = [time.monotonic()]
+        self.seconds: list[float] = []
+        self.rates: list[float] = []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.rates.append(gemm_rate())
+        self._begun = time.monotonic()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.monotonic())
+        self.seconds.append(time.monotonic() - self._begun)
+        self.on_train_begin()
 
 
 def main() -> None:
@@ -45,10 +46,8 @@ def main() -> None:
     imported = peak_bytes()
     trainer, clock = make_trainer(job)
     record = Record() if job.get("record") else None
-    clock.times = [time.monotonic()]
     trainer.train()
-    seconds = [b - a for a, b in zip(clock.times, clock.times[1:], strict=False)]
-    result = {"seconds": seconds, "peak_bytes": peak_bytes() - imported}
+    result = {"seconds": clock.seconds, "rates": clock.rates, "peak_bytes": peak_bytes() - imported}
     if record is not None:
         torch.save(record.tensors, job["record"])
     Path(sys.argv[2]).write_text(json.dumps(result))

@@ -190,7 +190,7 @@ class Roles:
     def recompute_activations(self) -> None:
         """From now on keep the inputs of layers alone for the backward pass, and compute the rest again in it."""
         for model in {id(m): m for m in (self.policy, self.trunk)}.values():
-            backbone(model).gradient_checkpointing_enable({"use_reentrant": False})
+            backbone(model).activation_checkpointing_enable({"use_reentrant": False})
         self._recomputes = True
 
     def _hidden(self, model: Any, batch: Batch) -> Tensor:

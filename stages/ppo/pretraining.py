@@ -33,7 +33,7 @@ class PretrainingRows:
             with roles.as_role("policy") as model:
                 loss = self._loss(roles, model, chosen[start : start + micro_batch]) / max(1, tokens)
                 (self._coefficient * loss).backward()
-            total += float(loss)
+            total += float(loss.detach())
         return total
 
     def _row(self, place: int) -> int:
