@@ -3,6 +3,7 @@
 from .interrupt import StopRequest
 from .model_ref import AdapterRef, ModelRef
 from .pipeline import Pipeline
+from .ranks import Ranks
 from .run import Run, StageRecord
 from .settings import CheckedSettings, Setting
 from .stage import Stage, StageContext, StagePlan, StageResult
@@ -12,6 +13,7 @@ __all__ = [
     "CheckedSettings",
     "ModelRef",
     "Pipeline",
+    "Ranks",
     "Run",
     "Setting",
     "Stage",

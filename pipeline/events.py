@@ -1,5 +1,7 @@
 """Where a running stage reports its numbers: files in its folder, the tracker, and the progress display."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping
@@ -8,6 +10,7 @@ from typing import Any
 
 from .durable import read_json, write_bytes, write_json
 from .progress import Display
+from .ranks import Ranks
 from .tracking import Tracker
 
 METRICS = "metrics.jsonl"
@@ -65,10 +68,43 @@ class StageEvents:
         self._tracker.log(step, metrics)
         self._display.step(step, metrics)
 
+    @classmethod
+    def of(cls, ranks: Ranks, folder: Path, display: Display, tracker: Tracker) -> StageEvents:
+        """The outlet of the main rank; the others' leads nowhere."""
+        return cls(folder, display, tracker) if ranks.main else _Nowhere()
+
     @staticmethod
     def _append(path: Path, line: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(_as_line(line))
+
+
+class _Nowhere(StageEvents):
+    """Of a rank that does not write."""
+
+    def __init__(self) -> None:
+        self.proofs = {}
+
+    def phase(self, text: str) -> None:
+        pass
+
+    def prove(self, name: str, value: float) -> None:
+        self.proofs[name] = float(value)
+
+    def begin_steps(self, done: int, total: int) -> None:
+        pass
+
+    def alarm(self, step: int, name: str, text: str) -> None:
+        pass
+
+    def alarms(self) -> list[dict[str, Any]]:
+        return []
+
+    def history(self) -> list[dict[str, Any]]:
+        return []
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

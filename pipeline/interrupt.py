@@ -9,6 +9,8 @@ from typing import Self
 
 from posttrain.errors import RunInterrupted
 
+from .ranks import Ranks
+
 EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -19,8 +21,9 @@ class StopRequest:
     Outside the main thread Python allows no handlers; signals then keep their usual effect, which a run survives too.
     """
 
-    def __init__(self) -> None:
-        self.requested: str | None = None  # the signal's name
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self.requested: str | None = None  # the name of the signal that this process was given
+        self._ranks = ranks or Ranks()
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -34,14 +37,19 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def agreed(self) -> str | None:
+        """The signal that some rank was given; all ranks must ask at the same moments."""
+        return next((name for name in self._ranks.gather(self.requested) if name), None)
+
     def raise_if_requested(self, where: str) -> None:
-        """Raises RunInterrupted (exit code 75) when a signal has arrived."""
-        if self.requested:
+        """Raises RunInterrupted (exit code 75) on all ranks when a signal has arrived at one."""
+        if by := self.agreed():
             message = (
-                f"Stopped by {self.requested} {where}; everything up to there is saved. "
+                f"Stopped by {by} {where}; everything up to there is saved. "
                 "Run the same command again to go on."
             )
-            print(message, file=sys.stderr)  # a script ends with the exit code alone
+            if self._ranks.main:
+                print(message, file=sys.stderr)  # a script ends with the exit code alone
             raise RunInterrupted(message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

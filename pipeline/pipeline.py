@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .model_ref import ModelRef
 from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
+from .ranks import Ranks
 from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan
@@ -102,24 +103,23 @@ class Pipeline:
         Finished stages whose key has not changed are verified and skipped; a killed stage goes on from its newest
         whole checkpoint. Raises RunInterrupted (exit code 75) after SIGTERM or Ctrl-C.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise PipelineError(
-                "This version trains in one process, and WORLD_SIZE says that several were started; start the script "
-                "with python instead of accelerate launch or torchrun."
-            )
+        ranks = Ranks.of_environment()
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(
                 f"The run folder {self.run_dir} cannot be made ({error.strerror}); choose another run_dir."
             ) from error
+        ranks.connect()
         with (
-            run_lock(self.run_dir),
-            StopRequest() as stop,
-            Display([s.title for s in self.stages]) as display,
+            run_lock(self.run_dir) if ranks.main else nullcontext(),
+            StopRequest(ranks) as stop,
+            Display([s.title for s in self.stages], shown=ranks.main) as display,
         ):
-            self._check_run_dir()
-            remove_leftovers(self.run_dir)
+            if ranks.main:
+                self._check_run_dir()
+                remove_leftovers(self.run_dir)
+            ranks.barrier()
             start = self._start()
             roles: dict[str, ModelRef] = {"policy": start}
             entries: list[dict[str, str]] = []
@@ -128,28 +128,38 @@ class Pipeline:
                 key = self._key(stage, roles)
                 folder = self.run_dir / "stages" / f"{stage.title}-{key[:12]}"
                 entries.append({"name": stage.title, "folder": folder.relative_to(self.run_dir).as_posix()})
-                record = StageRecord.read(folder, self.run_dir)
+                record = ranks.share(self._finished(folder) if ranks.main else None)
                 if record is not None:
-                    record.verify()
                     display.skip_stage(position)
                 else:
-                    if plans is None:  # everything is read and checked before the first stage trains
-                        plans = self._plans_from(position, start)
-                    self._write_run_file(start, entries)
+                    if ranks.main:
+                        if plans is None:  # everything is read and checked before the first stage trains
+                            plans = self._plans_from(position, start)
+                        self._write_run_file(start, entries)
                     display.begin_stage(position)
-                    record = self._run_stage(stage, key, folder, roles, stop, display)
+                    record = self._run_stage(stage, key, folder, roles, stop, display, ranks)
                     display.end_stage(_headline(record.metrics))
                 roles.update(record.models)
-            self._write_run_file(start, entries)
+            if ranks.main:
+                self._write_run_file(start, entries)
+            ranks.barrier()
         return Run.load(self.run_dir)
+
+    def _finished(self, folder: Path) -> StageRecord | None:
+        """The record of a stage that is finished, verified."""
+        record = StageRecord.read(folder, self.run_dir)
+        if record is not None:
+            record.verify()
+        return record
 
     def _run_stage(
         self, stage: Stage, key: str, folder: Path, roles: Mapping[str, ModelRef],
-        stop: StopRequest, display: Display,
+        stop: StopRequest, display: Display, ranks: Ranks,
     ) -> StageRecord:  # fmt: skip
         stop.raise_if_requested(f"before stage {stage.title}")
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        if ranks.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
         settings = [as_plain(setting) for setting in stage.settings()]
         config = {
             "type": type(stage).__name__,
@@ -157,18 +167,22 @@ class Pipeline:
             "settings": {setting["name"]: setting["value"] for setting in settings},
             "lineage": {role: model.as_dict(self.run_dir) for role, model in roles.items()},
         }
-        tracker = start_tracker(self.track, self.run_dir.name, stage.title, key, config, folder)
+        track = self.track if ranks.main else "none"
+        tracker = start_tracker(track, self.run_dir.name, stage.title, key, config, folder)
         begun = time.monotonic()
         context = StageContext(
-            name=stage.title, folder=folder, inputs=dict(roles),
-            seed=stage_seed(self.seed, stage.title), events=StageEvents(folder, display, tracker), stop=stop,
+            name=stage.title, folder=folder, inputs=dict(roles), seed=stage_seed(self.seed, stage.title),
+            events=StageEvents.of(ranks, folder, display, tracker), stop=stop, ranks=ranks,
         )  # fmt: skip
+        ranks.barrier()
         try:
             with quiet_libraries(), freed_memory_kept():
                 result = stage.run(context)
         except BaseException:
             tracker.finish({})
             raise
+        if not ranks.main:
+            return ranks.share(None)  # type: ignore[return-value]
         record = StageRecord(
             name=stage.title, type=type(stage).__name__, key=key, folder=folder, models=dict(result.models),
             metrics=dict(result.metrics), data=dict(result.data), proofs=dict(result.proofs),
@@ -178,7 +192,7 @@ class Pipeline:
         record.write(self.run_dir)
         remove_checkpoints(folder)
         tracker.finish(record.metrics)
-        return record
+        return ranks.share(record)
 
     def _plans_from(self, position: int, start: ModelRef) -> list[StagePlan | None]:
         with quiet_libraries():
@@ -190,7 +204,8 @@ class Pipeline:
         return self.model if isinstance(self.model, ModelRef) else ModelRef.of_base(self.model)
 
     def _key(self, stage: Stage, roles: Mapping[str, ModelRef]) -> str:
-        """Changes exactly when the stage's result could: settings, models, tokenizer, data, seed, versions."""
+        """Changes exactly when the stage's result could: settings, models, tokenizer, data, seed, ranks, versions."""
+        size = Ranks.of_environment().size
         return digest_of(
             {
                 "stage": stage.identity(),
@@ -198,6 +213,7 @@ class Pipeline:
                 "models": {role: roles[role].fingerprint for role in stage.needs},
                 "tokenizer": roles["policy"].find().tokenizer_fingerprint,
                 "seed": stage_seed(self.seed, stage.title),
+                **({"ranks": size} if size > 1 else {}),
                 "versions": {name: _version(name) for name in _VERSIONS_THAT_MATTER},
             }
         )

@@ -36,14 +36,15 @@ class Screen(Protocol):
 class Display:
     """The progress display of one `run()`; every call is free when the output is no terminal and no notebook."""
 
-    def __init__(self, stages: Sequence[str]) -> None:
+    def __init__(self, stages: Sequence[str], *, shown: bool = True) -> None:
         self._stages = list(stages)
+        self._shown = shown  # of several processes one speaks
         self._screen: Screen | None = None
         self._position = 0
         self._line = Line("")
 
     def __enter__(self) -> Self:
-        self._screen = _screen()
+        self._screen = _screen() if self._shown else None
         return self
 
     def __exit__(

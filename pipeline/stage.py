@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.errors import SettingError
 
+from .ranks import Ranks
 from .settings import CheckedSettings, Setting, as_plain
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class StageContext:
     seed: int  # of this stage: from the pipeline's seed and the stage's name
     events: StageEvents  # metrics out
     stop: StopRequest  # a signal asked to end
+    ranks: Ranks = field(
+        default_factory=Ranks
+    )  # the processes that run the stage together; the main one writes
 
 
 @dataclass(frozen=True)

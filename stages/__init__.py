@@ -9,18 +9,21 @@ from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
-from .strategies import Full, LoRA, QLoRA, Strategy
+from .strategies import IA3, OFT, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
 from .training_stage import TrainingStage
 
 __all__ = [
     "CPT",
     "DPO",
     "GRPO",
+    "IA3",
     "KTO",
+    "OFT",
     "ORPO",
     "PPO",
     "RLOO",
     "SFT",
+    "Freeze",
     "Full",
     "LoRA",
     "QLoRA",
@@ -28,4 +31,5 @@ __all__ = [
     "RewardModelRef",
     "Strategy",
     "TrainingStage",
+    "VeRA",
 ]

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from posttrain.errors import NothingTrainedError, TrainingDivergedError
 
+from ..pipeline import Ranks
 from ..pipeline.events import StageEvents
 from ..pipeline.interrupt import StopRequest
 from .checkpoints import commit_checkpoint
@@ -62,14 +63,17 @@ class Metrics(TrainerCallback):
 class Commit(TrainerCallback):
     """Takes the folder that the Trainer wrote and commits it as a checkpoint."""
 
-    def __init__(self, scratch: Path, checkpoints: Path) -> None:
+    def __init__(self, scratch: Path, checkpoints: Path, ranks: Ranks) -> None:
         self._scratch = scratch
         self._checkpoints = checkpoints
+        self._ranks = ranks
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._ranks.barrier()  # each rank writes its random state into the folder
         written = self._scratch / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and written.is_dir():
+        if self._ranks.main and written.is_dir():
             commit_checkpoint(written, self._checkpoints, state.global_step)
+        self._ranks.barrier()
 
 
 class Stop(TrainerCallback):
@@ -80,7 +84,7 @@ class Stop(TrainerCallback):
         self._border = border  # steps between the states that can be gone on from
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if self._stop.requested and state.global_step % self._border == 0:
+        if state.global_step % self._border == 0 and self._stop.agreed():
             control.should_save = control.should_training_stop = True
         return control
 

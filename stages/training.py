@@ -58,7 +58,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     context.stop.raise_if_requested("after reading the data")
 
     events.phase("loading the model")
-    checkpoint = newest_whole_checkpoint(context.folder / "checkpoints")
+    ranks, checkpoints = context.ranks, context.folder / "checkpoints"
+    checkpoint = ranks.share(newest_whole_checkpoint(checkpoints) if ranks.main else None)
     session = stage.open(context, tables, tokenizer)
     session.prove_start()
     events.phase("measuring before training")
@@ -71,6 +72,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     after = session.measure()
     context.stop.raise_if_requested("after training")
 
+    if not ranks.main:  # the main rank saves, and proves what it saved
+        return StageResult(models={})
     events.phase("saving and reading back")
     shown = tables.train if tables.held_out is None else tables.held_out
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from posttrain.errors import SettingError, StrategyError
 
 from ..data_formats import WAYS, Kind, Overlong, Source, detect
-from ..pipeline import ModelRef, Setting, Stage, StageContext, StagePlan, StageResult
+from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .strategies import LoRA, Strategy, Task
 from .token_tables import Request
@@ -150,7 +150,8 @@ class TrainingStage(Stage):
         """Optimizer steps over `rows` rows of the token table, counted as the Trainer counts them."""
         if self.max_steps is not None:
             return self.max_steps
-        per_epoch = max(1, math.ceil(math.ceil(rows / self.batch_size) / self.gradient_accumulation))
+        batch = self.batch_size * Ranks.of_environment().size
+        per_epoch = max(1, math.ceil(math.ceil(rows / batch) / self.gradient_accumulation))
         return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
 
     @property

@@ -56,7 +56,9 @@ class TrlSession:
         self._measure: Callable[[Any], Numbers] | None = None
         self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
+        if context.ranks.main:
+            shutil.rmtree(scratch, ignore_errors=True)
+        context.ranks.barrier()
         self._trainer = make_trainer(
             stage.trainer,
             model=self.model,
@@ -64,7 +66,7 @@ class TrlSession:
             dataset=trained.dataset,
             callbacks=(
                 metrics,
-                Commit(scratch, context.folder / "checkpoints"),
+                Commit(scratch, context.folder / "checkpoints", context.ranks),
                 Stop(context.stop, stage.checkpoint_border),
                 Moved(self.model, context.events),
             ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ class GroupSession(TrlSession):
         from datasets import Dataset
 
         self._rollouts = Rollouts(stage, context, tokenizer, critic=None)
-        roles, rows = self._rollouts.roles, _Rows(self._rollouts, tables, context.seed)
+        roles, rows = self._rollouts.roles, _Rows(self._rollouts, tables, context.seed, context.ranks.rank)
         trained = Trained(
             roles.policy,
             None if roles.trunk is roles.policy else roles.trunk,
@@ -56,21 +55,18 @@ class GroupSession(TrlSession):
 class _Rows:
     """Answers and rewards by row, for TRL."""
 
-    def __init__(self, rollouts: Rollouts, tables: Tables, seed: int) -> None:
-        self._rollouts, self._table, self._seed = rollouts, tables.train, seed
+    def __init__(self, rollouts: Rollouts, tables: Tables, seed: int, rank: int) -> None:
+        self._rollouts, self._table, self._seed, self._rank = rollouts, tables.train, seed, rank
         self._answers: list[Answer] = []
-        self.judged: Judged | None = None  # the newest rollout
+        self.judged: Judged | None = None  # the newest rollout, of all ranks
 
     def prompt_ids(self, row: int) -> Sequence[int]:
         ids: list[int] = self._table.row(row)["prompt_ids"]
         return ids
 
     def sample(self, rows: Sequence[int], step: int) -> Sequence[Sequence[int]]:
-        again: Counter[int] = Counter()  # each answer to the same prompt from numbers of its own
-        seeds = []
-        for row in rows:
-            seeds.append(row_seed(self._seed, step, row, again[row]))
-            again[row] += 1
+        first = self._rank * len(rows)  # TRL gives each rank the next slice of a rollout
+        seeds = [row_seed(self._seed, step, first + place, row) for place, row in enumerate(rows)]
         self._answers = self._rollouts.sample(self._table, rows, seeds)
         return [answer.ids for answer in self._answers]
 
@@ -78,8 +74,9 @@ class _Rows:
         assert [list(a.ids) for a in self._answers] == [list(ids) for ids in answers], (
             "TRL changed the answers"
         )
-        self.judged = self._rollouts.judge(self._table, rows, self._answers)
-        return self.judged.scores
+        own = self._rollouts.judge(self._table, rows, self._answers)
+        self.judged = self._rollouts.together(own)
+        return own.scores
 
 
 class _Metrics(callbacks.Metrics):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.errors import SettingError
 
-from ...pipeline import ModelRef, StageContext, StagePlan
+from ...pipeline import ModelRef, Ranks, StageContext, StagePlan
 from ...pipeline.settings import check_number, refuse
 from ..online import OnlineStage
 from ..trl_trainers import TrainerKind
@@ -58,15 +58,19 @@ class GroupStage(OnlineStage):
         return int(self.trainer_args.get("num_iterations") or 1)
 
     @property
+    def _global_batch(self) -> int:
+        return self.batch_size * Ranks.of_environment().size
+
+    @property
     def answers(self) -> int:
-        """Of one rollout."""
+        """Of one rollout, over all ranks."""
         whole = self.trainer_args.get("generation_batch_size")
-        return int(whole) if whole else self.batch_size * self._batches_per_rollout
+        return int(whole) if whole else self._global_batch * self._batches_per_rollout
 
     @property
     def _batches_per_rollout(self) -> int:
         whole, given = (self.trainer_args.get(n) for n in ("generation_batch_size", "steps_per_generation"))
-        return max(1, int(whole) // self.batch_size) if whole else int(given or self.gradient_accumulation)
+        return max(1, int(whole) // self._global_batch) if whole else int(given or self.gradient_accumulation)
 
     @property
     def prompts_per_rollout(self) -> int:

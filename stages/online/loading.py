@@ -12,13 +12,16 @@ from torch import nn
 from ...pipeline import ModelRef
 from ..handover import load_for_continuing
 from ..machine import this_machine
-from ..strategies import LoRA
-from .roles import REFERENCE, Roles
+from ..strategies import LoRA, Strategy
+from .roles import REFERENCE, Roles, is_of
 
 if TYPE_CHECKING:
     from .stage import OnlineStage
 
 Critic = Literal["adapter", "shared"]  # an adapter of its own, or a head on the policy
+_RewardAdapter = tuple[
+    Any, dict[str, Any], torch.Tensor
+]  # PEFT config, weights of the layers, score head (1, H)
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -32,22 +35,24 @@ def load_roles(
     """
     strategy = stage.strategy
     dtype = strategy.weights_dtype(this_machine().on_gpu)
-    below: list[str] = []
+    found = None if reward is None else _read_reward_adapter(reward.adapters[-1].folder)
     if stage.handover == "continue":
-        policy = trunk = load_for_continuing(stage, source, dtype)
-        _add_adapter(policy, REFERENCE, policy.peft_config["default"], _state(policy, "default"))
-        below = [REFERENCE]
+        policy = load_for_continuing(stage, source, dtype)
     else:
-        base = strategy.prepare_base(source.load_model(dtype=dtype))
-        policy = trunk = strategy.wrap(base, "policy", seed)
-        if strategy.capabilities.makes_base:
-            trunk = _carrier(stage, source, with_adapters=reward is not None or critic == "adapter")
+        policy = strategy.wrap(strategy.prepare_base(source.load_model(dtype=dtype)), "policy", seed)
+    below: list[str] = []
+    if _carries(policy, strategy, found):
+        trunk = policy
+        if stage.handover == "continue":
+            _add_adapter(policy, REFERENCE, policy.peft_config["default"], _state(policy, "default"))
+            below = [REFERENCE]
+    else:
+        trunk = _carrier(source, dtype, with_adapters=found is not None or critic == "adapter")
     roles = Roles(policy, trunk, below=below, critic_is_shared=critic == "shared")
     if critic is not None:
         roles.add_value_head()
-    if reward is not None:
-        folder = reward.adapters[-1].folder
-        config, state, head = _read_reward_adapter(folder)
+    if found is not None:
+        config, state, head = found
         roles.score_head = _linear(head, policy.device)
         _add_adapter(trunk, "reward", config, state)
         if roles.value_head is not None:
@@ -55,15 +60,20 @@ def load_roles(
         if critic == "adapter":
             _add_adapter(trunk, "critic", config, state)
     elif critic == "adapter":
-        config = trunk.peft_config["default"]
-        _add_adapter(trunk, "critic", config, None, seed)
+        _add_adapter(trunk, "critic", trunk.peft_config["default"], None, seed)
     roles.freeze_all_but_trained()
     return roles
 
 
-def _carrier(stage: OnlineStage, source: ModelRef, *, with_adapters: bool) -> Any:
-    """A frozen copy of the policy as it was, which carries the other roles' adapters and is the reference."""
-    dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
+def _carries(policy: Any, strategy: Strategy, reward: _RewardAdapter | None) -> bool:
+    """Whether the other roles can live on the policy's own base: PEFT mixes no kinds of adapters in one model."""
+    if strategy.capabilities.makes_base or not strategy.capabilities.several_at_once:
+        return False
+    return reward is None or reward[0].peft_type == policy.peft_config["default"].peft_type
+
+
+def _carrier(source: ModelRef, dtype: Any, *, with_adapters: bool) -> Any:
+    """A frozen copy of the policy as it came in, which carries the other roles' adapters and is the reference."""
     model = source.load_model(dtype=dtype).requires_grad_(False)
     return LoRA().wrap(model, "policy", 0) if with_adapters else model
 
@@ -79,10 +89,13 @@ def _add_adapter(model: Any, name: str, config: Any, state: dict[str, Any] | Non
         model.add_adapter(name, config)
     if state is not None:
         found = set_peft_model_state_dict(model, state, adapter_name=name)
-        missing = [key for key in found.missing_keys if f".{name}." in key]
+        own = {
+            key for key, _ in model.named_parameters() if is_of(key, name)
+        }  # VeRA's buffers are seen many times
+        missing = [key for key in found.missing_keys if key in own]
         assert not missing and not found.unexpected_keys, (missing[:3], found.unexpected_keys[:3])
     for parameter_name, parameter in model.named_parameters():
-        if f".{name}." in parameter_name and parameter.dtype != torch.float32:
+        if is_of(parameter_name, name) and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
 
 
@@ -92,7 +105,7 @@ def _state(model: Any, name: str) -> dict[str, Any]:
     return {key: value.clone() for key, value in get_peft_model_state_dict(model, adapter_name=name).items()}
 
 
-def _read_reward_adapter(folder: Path) -> tuple[Any, dict[str, Any], torch.Tensor]:
+def _read_reward_adapter(folder: Path) -> _RewardAdapter:
     """(PEFT config, weights of the layers, weight of the score head (1, H)) of a committed reward adapter."""
     from peft import PeftConfig
     from safetensors.torch import load_file

@@ -105,7 +105,7 @@ class Roles:
         self.policy_parameters = [
             p for n, p in self.policy.named_parameters() if _is_policy(n) and p.requires_grad
         ]
-        own = [p for n, p in self.trunk.named_parameters() if ".critic." in n]
+        own = [p for n, p in self.trunk.named_parameters() if is_of(n, "critic")]
         self.critic_parameters = own if self.value_head is None else [*own, self.value_head.weight]
         for parameter in (*self.policy.parameters(), *self.trunk.parameters()):
             parameter.requires_grad_(False)
@@ -212,7 +212,12 @@ class Roles:
 
 
 def _is_policy(name: str) -> bool:
-    return not any(f".{role}." in name for role in _OTHERS)
+    return not any(is_of(name, role) for role in _OTHERS)
+
+
+def is_of(parameter: str, adapter: str) -> bool:
+    """Whether a parameter, by its name, belongs to an adapter: "...lora_A.critic.weight", "...ia3_l.critic"."""
+    return f".{adapter}." in parameter or parameter.endswith(f".{adapter}")
 
 
 @contextlib.contextmanager

@@ -100,14 +100,17 @@ class Rollouts:
         self.policy = self.roles.policy
         self._temperature, self._batch_size, self._context = stage.temperature, stage.batch_size, context
         self._starts_as_reference = stage.strategy.capabilities.identity_at_start
+        self._ranks = context.ranks
+        can = stage.strategy.capabilities
         self._sampler: Sampler = TransformersSampler(
-            self.policy,
-            self.pad_id,
-            stop_ids(self.policy, tokenizer),
-            stage.max_new_tokens,
-            stage.temperature,
-        )
+            self.policy, self.pad_id, stop_ids(self.policy, tokenizer), stage.max_new_tokens, stage.temperature,
+            merges=can.mergeable and not can.makes_base and not can.four_bit_base,
+        )  # fmt: skip
         self.answers_before: Sequence[str] = ()  # to the prompts of the samples, by the untrained policy
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        return self._ranks.add(values)
 
     def sample(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> list[Answer]:
         """One answer of the policy to each prompt."""
@@ -121,11 +124,13 @@ class Rollouts:
         """
         ids = [answer.ids for answer in answers]
         texts = self._tokenizer.batch_decode([list(i) for i in ids], skip_special_tokens=True)
-        if not any(text.strip() for text in texts):
+        if not self._ranks.any(any(text.strip() for text in texts)):
             raise TrainingDivergedError(
                 f"The policy says nothing: all of {len(texts)} answers are empty. Train it with SFT first, or lower "
                 "learning_rate."
             )
+        if not rows:  # more ranks than prompts
+            return Judged([], [], [], [], {})
         prompts = [table.row(row)["prompt_ids"] for row in rows]
         records = [table.records[row] for row in rows]
         names = list(dict.fromkeys(name for record in records for name in record["columns"]))
@@ -139,25 +144,43 @@ class Rollouts:
 
     def answer(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Rollout:
         """Sample an answer to each prompt, and take the rewards and log-probabilities of all of them."""
-        judged = self.judge(table, rows, self.sample(table, rows, seeds))
+        judged = self._all_judged(table, rows, seeds)
         shape = len(rows), max(map(len, judged.ids))
         policy, reference, entropy, mask = (torch.zeros(shape) for _ in range(4))
         with evaluating(self.policy):
-            for chosen, batch in self.batches(judged):
+            for chosen, batch in self.batches(judged):  # this rank's, and zeros for the others to fill in
                 span = chosen, slice(0, batch.mask_BT.shape[1])
                 own_BT, entropy_BT = self.roles.log_probs(batch, "policy", self._temperature)
                 policy[span], entropy[span] = own_BT.cpu(), entropy_BT.cpu()
                 reference[span] = self.roles.log_probs(batch, "reference", self._temperature)[0].cpu()
                 mask[span] = batch.mask_BT.cpu()
-        return Rollout(
-            judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts,
-            policy, reference, entropy, mask,
-        )  # fmt: skip
+        tensors = (self._ranks.add(values) for values in (policy, reference, entropy, mask))
+        return Rollout(judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts, *tensors)
+
+    def _all_judged(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Judged:
+        """The answers of all ranks, each of which samples and judges its share."""
+        mine = self._ranks.mine(len(rows))
+        own = [rows[i] for i in mine]
+        judged = self.judge(table, own, self.sample(table, own, [seeds[i] for i in mine]))
+        return self.together(judged)
+
+    def together(self, judged: Judged) -> Judged:
+        """Those of all ranks, one rank's behind the other's."""
+        shares = self._ranks.gather(judged)
+        names = list(dict.fromkeys(name for share in shares for name in share.parts))
+        return Judged(
+            [row for share in shares for row in share.rows],
+            [prompt for share in shares for prompt in share.prompts],
+            [answer for share in shares for answer in share.answers],
+            [score for share in shares for score in share.scores],
+            {name: [value for share in shares for value in share.parts.get(name, ())] for name in names},
+        )
 
     def batches(self, judged: Judged) -> Iterator[tuple[list[int], Batch]]:
-        """(places, batch) of answers of similar length together, so that little is computed on padding."""
+        """(places, batch) of this rank's share; similar lengths together, so that little is computed on padding."""
         lengths = [len(p) + len(a) for p, a in zip(judged.prompts, judged.ids, strict=True)]
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        order = order[self._ranks.rank :: self._ranks.size]
         for at in range(0, len(order), self._batch_size):
             chosen = order[at : at + self._batch_size]
             prompts, answers = [judged.prompts[i] for i in chosen], [judged.ids[i] for i in chosen]

@@ -64,7 +64,7 @@ def _values(rollouts: Rollouts, rollout: Rollout) -> Tensor:
     with torch.no_grad():
         for chosen, batch in rollouts.batches(rollout):
             values_NT[chosen, : batch.mask_BT.shape[1]] = rollouts.roles.values(batch).cpu()
-    return values_NT
+    return rollouts.add(values_NT)
 
 
 def _scores(rollout: Rollout, arguments: PPOArguments, moments: RunningMoments) -> Tensor:

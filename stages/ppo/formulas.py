@@ -8,7 +8,6 @@ a penalty and its controller, Ziegler et al., arXiv 1909.08593; k1 and k3, J. Sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,24 +15,17 @@ import torch
 from torch import Tensor
 
 KLEstimator = Literal["k1", "k3"]
-SumOverRanks = Callable[[Tensor], Tensor]
 
 
-def _one_rank(value: Tensor) -> Tensor:
-    return value
+def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over the tokens of all answers; 0 of none."""
+    return (values_BT * mask_BT).sum() / mask_BT.sum().clamp(min=1)
 
 
-def masked_mean(values_BT: Tensor, mask_BT: Tensor, sum_over_ranks: SumOverRanks = _one_rank) -> Tensor:
-    """Mean over the tokens of all answers, of all ranks; 0 of none."""
-    total, count = sum_over_ranks(torch.stack([(values_BT * mask_BT).sum(), mask_BT.sum()]))
-    return total / count.clamp(min=1)
-
-
-def whiten(values_BT: Tensor, mask_BT: Tensor, sum_over_ranks: SumOverRanks = _one_rank) -> Tensor:
-    """Values with mean 0 and (unbiased) variance 1 over the tokens of all ranks; 0 behind the answers."""
-    total, count = sum_over_ranks(torch.stack([(values_BT * mask_BT).sum(), mask_BT.sum()]))
-    mean = total / count.clamp(min=1)
-    variance = sum_over_ranks(((values_BT - mean) ** 2 * mask_BT).sum()) / (count - 1).clamp(min=1)
+def whiten(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Values with mean 0 and (unbiased) variance 1 over the tokens of all answers; 0 behind them."""
+    mean = masked_mean(values_BT, mask_BT)
+    variance = ((values_BT - mean) ** 2 * mask_BT).sum() / (mask_BT.sum() - 1).clamp(min=1)
     return (values_BT - mean) * torch.rsqrt(variance + 1e-8) * mask_BT
 
 
@@ -134,12 +126,12 @@ class RunningMoments:
     def std(self) -> float:
         return (self.squares / self.count) ** 0.5 if self.count else 0.0
 
-    def updated(self, values: Any, sum_over_ranks: SumOverRanks = _one_rank) -> RunningMoments:
+    def updated(self, values: Any) -> RunningMoments:
         """With one more batch of values of each rank: (N,)."""
         values = torch.as_tensor(values, dtype=torch.float64)
-        count, total = sum_over_ranks(torch.stack([torch.tensor(float(len(values))).double(), values.sum()]))
+        count, total = float(len(values)), values.sum()
         mean = total / count
-        squares = sum_over_ranks(((values - mean) ** 2).sum())
+        squares = ((values - mean) ** 2).sum()
         number, difference = self.count + float(count), float(mean) - self.mean
         return RunningMoments(
             count=number,

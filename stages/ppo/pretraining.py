@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...pipeline import Ranks
 from ..online.log_probs import answer_log_probs
 from ..online.roles import Roles
 
@@ -24,14 +25,17 @@ class PretrainingRows:
     def __init__(self, table: TokenTable, coefficient: float, seed: int, pad_id: int) -> None:
         self._table, self._coefficient, self._seed, self._pad_id = table, coefficient, seed, pad_id
 
-    def backward(self, roles: Roles, step: int, rows: int, micro_batch: int) -> float:
-        """Add the gradients of optimizer step `step`, over `rows` rows; returns the loss in nats per trained token."""
+    def backward(self, roles: Roles, ranks: Ranks, step: int, rows: int, micro_batch: int) -> float:
+        """Add the gradients of this rank's share of optimizer step `step`, which takes `rows` rows in all.
+
+        Returns its share of the loss, in nats per trained token.
+        """
         chosen = [self._table.row(self._row(step * rows + place)) for place in range(rows)]
         tokens = sum(sum(label != _UNTRAINED for label in row["labels"][1:]) for row in chosen)
-        total = 0.0
-        for start in range(0, rows, micro_batch):
+        own, total = [chosen[i] for i in ranks.mine(rows)], 0.0
+        for start in range(0, len(own), micro_batch):
             with roles.as_role("policy") as model:
-                loss = self._loss(roles, model, chosen[start : start + micro_batch]) / max(1, tokens)
+                loss = self._loss(roles, model, own[start : start + micro_batch]) / max(1, tokens)
                 (self._coefficient * loss).backward()
             total += float(loss.detach())
         return total

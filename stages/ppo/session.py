@@ -46,7 +46,7 @@ class PPOSession:
         request, self._pretraining = stage.ptx_request, None
         if request is not None:
             self._pretraining = tables_of(request, source)
-        self._updater = Updater(self._roles, stage, updates, self._pretraining_rows())
+        self._updater = Updater(self._roles, stage, updates, context.ranks, self._pretraining_rows())
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
 
     def _pretraining_rows(self) -> PretrainingRows | None:
@@ -66,7 +66,8 @@ class PPOSession:
 
     def fit(self, checkpoint: Path | None) -> None:
         context = self._context
-        shutil.rmtree(context.folder / "scratch", ignore_errors=True)
+        if context.ranks.main:
+            shutil.rmtree(context.folder / "scratch", ignore_errors=True)
         parameters = trained_parameters(self._roles)
         if checkpoint is not None:
             self._progress = load_state(checkpoint, parameters, self._updater.optimizer)
@@ -81,11 +82,14 @@ class PPOSession:
                 self._one_step()
                 if glance is not None:
                     context.events.prove("parameters_moved", float(glance.moved()))
-                stopping = context.stop.requested
-                if stopping or self._progress.step % every == 0:
+                stopping = context.stop.agreed()
+                if context.ranks.main and (stopping or self._progress.step % every == 0):
                     save_state(context.folder / "checkpoints", context.folder / "scratch", self._progress,
                                parameters, self._updater.optimizer)  # fmt: skip
-                context.stop.raise_if_requested(f"in stage {context.name} after step {self._progress.step}")
+                if stopping:
+                    context.stop.raise_if_requested(
+                        f"in stage {context.name} after step {self._progress.step}"
+                    )
         except Exception as error:
             if isinstance(error, DiskSpaceError) or not is_disk_full(error, context.folder):
                 raise

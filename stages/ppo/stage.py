@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ...data_formats import Source, detect
-from ...pipeline import ModelRef, Setting, Stage, StageContext, StagePlan
+from ...pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
 from ..online import OnlineStage
 from ..reward_model import RewardModel
@@ -148,7 +148,8 @@ class PPO(OnlineStage):
     @property
     def rollout_size(self) -> int:
         """Answers of one PPO step, over all ranks."""
-        return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches
+        ranks = Ranks.of_environment().size
+        return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches * ranks
 
     @property
     def critic_learning_rate(self) -> float:
@@ -166,7 +167,7 @@ class PPO(OnlineStage):
         """The critic's adapter."""
         if self.critic == "shared":
             return None
-        return LoRA() if self.strategy.capabilities.makes_base else self.strategy
+        return self.strategy if self.strategy.capabilities.several_at_once else LoRA()
 
     def settings(self) -> tuple[Setting, ...]:
         given = [setting for setting in super().settings() if setting.name != "bf16"]  # PPO casts nothing

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ...pipeline import Ranks
 from ..online.roles import Batch, Roles
 from .formulas import policy_losses, value_losses
 
@@ -57,6 +58,12 @@ class Tally:
     steps: int = 0
     stopped_early: bool = False
 
+    def over(self, ranks: Ranks) -> Tally:
+        """The same, with what each rank summed over its own rows summed over the ranks."""
+        others = ranks.gather(self)
+        sums = {name: sum(getattr(one, name) for one in others) for name in _OF_ROWS}
+        return replace(self, ratio_max=max(one.ratio_max for one in others), **sums)
+
     def metrics(self) -> dict[str, float]:
         tokens, steps = max(self.tokens, 1.0), max(self.steps, 1)
         return {
@@ -74,15 +81,27 @@ class Tally:
         }
 
 
+_OF_ROWS = (
+    "policy_loss",
+    "value_loss",
+    "pretraining_loss",
+    "clipped",
+    "value_clipped",
+    "kl_old_new",
+    "ratio",
+)
+
+
 class Updater:
     """Owns the optimizer and its schedule."""
 
     def __init__(
-        self, roles: Roles, stage: PPO, total_steps: int, pretraining: PretrainingRows | None = None
+        self, roles: Roles, stage: PPO, total_steps: int, ranks: Ranks, pretraining: PretrainingRows | None
     ) -> None:
         from transformers import get_scheduler
 
-        self._roles, self._arguments, self._pretraining = roles, stage.arguments, pretraining
+        self._roles, self._arguments = roles, stage.arguments
+        self._ranks, self._pretraining = ranks, pretraining
         self._taken = 0  # optimizer steps since the stage began
         self.optimizer = torch.optim.AdamW(
             [
@@ -117,8 +136,8 @@ class Updater:
             for mini in _split(order, arguments.num_mini_batches):
                 if not self._step(scored, mini, micro_batch, pad_id, critic_alone, tally):
                     tally.stopped_early = True
-                    return tally
-        return tally
+                    return tally.over(self._ranks)
+        return tally.over(self._ranks)
 
     def _step(
         self,
@@ -131,21 +150,21 @@ class Updater:
     ) -> bool:
         """One optimizer step; none, and False, when KL(old || new) in nats per token is above the limit already.
 
-        The loss of a micro-batch is its share of all tokens of the mini-batch, so that accumulated gradients are
-        those of the whole mini-batch in one.
+        The loss of a micro-batch is its share of all tokens of the mini-batch, so that gradients, accumulated and
+        added up over the ranks, are those of the whole mini-batch in one.
         """
         tokens = float(sum(len(scored.answers[i]) for i in mini))
-        kl = 0.0
-        for start in range(0, len(mini), micro_batch):
-            batch, columns = scored.rows(mini[start : start + micro_batch], pad_id, self._roles.policy.device)
+        own, kl = [mini[i] for i in self._ranks.mine(len(mini))], 0.0
+        for start in range(0, len(own), micro_batch):
+            batch, columns = scored.rows(own[start : start + micro_batch], pad_id, self._roles.policy.device)
             kl += self._backward(batch, columns, tokens, critic_alone, tally)
         tally.tokens += tokens
-        if kl > self._arguments.stop_kl:
+        if sum(self._ranks.gather(kl)) > self._arguments.stop_kl:
             self.optimizer.zero_grad(set_to_none=True)
             return False
         if self._pretraining is not None and not critic_alone:
             tally.pretraining_loss += self._pretraining.backward(
-                self._roles, self._taken, len(mini), micro_batch
+                self._roles, self._ranks, self._taken, len(mini), micro_batch
             )
         self._apply(tally)
         return True
@@ -164,13 +183,23 @@ class Updater:
             of_values = arguments.vf_coef * self._value_loss(values_BT, batch, columns, tokens, tally)
             (of_values if critic_alone else loss + of_values).backward()
             return kl
-        with torch.set_grad_enabled(not critic_alone), roles.as_role("policy"):
-            log_probs_BT, entropy_BT = roles.log_probs(batch, "policy", temperature, entropy_gradient=bonus)
+        # One after the other in calls of their own: nothing of the policy's pass is alive in the critic's.
+        kl = self._policy_backward(batch, columns, tokens, critic_alone, tally)
+        with roles.as_role("critic"):
+            self._value_loss(roles.values(batch), batch, columns, tokens, tally).backward()
+        return kl
+
+    def _policy_backward(
+        self, batch: Batch, columns: Sequence[Tensor], tokens: float, critic_alone: bool, tally: Tally
+    ) -> float:
+        arguments = self._arguments
+        with torch.set_grad_enabled(not critic_alone), self._roles.as_role("policy"):
+            log_probs_BT, entropy_BT = self._roles.log_probs(
+                batch, "policy", arguments.temperature, entropy_gradient=arguments.entropy_coef > 0
+            )
             loss, kl = self._policy_loss(log_probs_BT, entropy_BT, batch, columns, tokens, tally)
             if not critic_alone:
                 loss.backward()
-        with roles.as_role("critic"):
-            self._value_loss(roles.values(batch), batch, columns, tokens, tally).backward()
         return kl
 
     def _policy_loss(
@@ -206,7 +235,21 @@ class Updater:
         tally.value_clipped += float((clipped_BT * batch.mask_BT).sum())
         return (losses_BT * batch.mask_BT).sum() / tokens
 
+    def _add_gradients(self) -> None:
+        """Over the ranks, each of which has those of its rows: one sum for all parameters."""
+        if self._ranks.size == 1:
+            return
+        parameters = [*self._roles.policy_parameters, *self._roles.critic_parameters]
+        flat = torch.cat([
+            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1).float() for p in parameters
+        ])  # fmt: skip
+        at, summed = 0, self._ranks.add(flat)
+        for parameter in parameters:
+            parameter.grad = summed[at : at + parameter.numel()].view_as(parameter).to(parameter.dtype)
+            at += parameter.numel()
+
     def _apply(self, tally: Tally) -> None:
+        self._add_gradients()
         limit = self._arguments.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self._roles.policy_parameters, limit)
         torch.nn.utils.clip_grad_norm_(self._roles.critic_parameters, limit)

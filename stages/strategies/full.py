@@ -15,7 +15,7 @@ class Full(Strategy):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=False, identity_at_start=True, makes_base=True
+        mergeable=True, continuable=False, identity_at_start=True, makes_base=True, several_at_once=False
     )
     learning_rate_factor: ClassVar[float] = 1.0
 

@@ -23,6 +23,7 @@ class Capabilities:
     identity_at_start: bool  # the fresh policy is its reference, to the bit
     makes_base: bool = False  # trains the base itself, so the result is a new base
     four_bit_base: bool = False  # trains over a 4-bit base; the merge is measured
+    several_at_once: bool = True  # a model can hold several of its adapters: PPO's roles share one base
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from posttrain.errors import (
     CorruptArtifactError,
     DiskSpaceError,
     OtherPipelineError,
-    PipelineError,
     RunFolderError,
 )
 from posttrain.pipeline import AdapterRef, StagePlan
@@ -171,10 +170,3 @@ def test_a_run_can_start_from_the_model_of_another(tmp_path: Path) -> None:
     second = Pipeline([Write("b")], model=first.model, run_dir=tmp_path / "second").run()
     assert second.start == first.model
     assert len(second.model.adapters) == 2
-
-
-def test_several_processes_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(PipelineError, match="trains in one process"):
-        pipeline(tmp_path, "a").run()
-    assert ran() == []

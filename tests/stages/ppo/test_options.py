@@ -123,6 +123,24 @@ def test_a_merged_decode_says_the_same_and_leaves_no_trace(words_model: Path) ->
     assert TransformersSampler(model, 0, (1,), 20, 1.0).sample(prompts, seeds) == apart
 
 
+@pytest.mark.parametrize(("tokens", "merges"), [(8, False), (16, True)])
+def test_long_answers_are_decoded_with_merged_adapters(
+    words: Callable[..., Pipeline], prompts: Rows, monkeypatch: pytest.MonkeyPatch, tokens: int, merges: bool
+) -> None:
+    from posttrain.stages.online import sampling
+
+    calls, real = {"count": 0}, sampling.merged
+
+    def spy(model: Any) -> Any:
+        calls["count"] += 1
+        return real(model)
+
+    monkeypatch.setattr(sampling, "merged", spy)
+    record = run(words, prompts, max_steps=1, max_new_tokens=tokens, max_length=32)
+    assert calls["count"] == (3 if merges else 0)  # measured before and after, and one rollout
+    assert record.history[0]["kl"] == 0.0
+
+
 def test_other_rows_are_learned_too(words: Callable[..., Pipeline], prompts: Rows) -> None:
     """PPO-ptx: with a reward that never varies, what is left is the language loss, and it falls."""
 

@@ -1,0 +1,152 @@
+"""Every strategy in every stage that takes it: what its row of the capability table promises, holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from posttrain import (
+    DPO,
+    GRPO,
+    IA3,
+    OFT,
+    PPO,
+    SFT,
+    Freeze,
+    Full,
+    LoRA,
+    Pipeline,
+    QLoRA,
+    RewardModel,
+    VeRA,
+)
+from posttrain.errors import SettingError, StrategyError
+from posttrain.stages.strategies import SHIPPED
+from tests.stages.words import WORDS
+
+Rows = list[dict[str, Any]]
+# name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy)
+STRATEGIES: dict[str, tuple[Any, float, int]] = {
+    "full": (Full(), 1e-3, 3),  # the reward model is a whole model of its own
+    "freeze": (Freeze(layers=1), 3e-3, 3),
+    "lora": (LoRA(r=8), 3e-3, 1),
+    "rslora": (LoRA(r=8, variant="rslora"), 3e-3, 1),
+    "dora": (LoRA(r=8, variant="dora"), 3e-3, 1),
+    "qlora": (QLoRA(r=8), 3e-3, 1),
+    "ia3": (IA3(), 1e-1, 1),
+    "vera": (VeRA(r=32), 3e-2, 1),
+    "oft": (OFT(block_size=8), 3e-3, 1),
+}
+every = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def test_every_shipped_strategy_is_here() -> None:
+    assert {type(strategy) for strategy, _, _ in STRATEGIES.values()} == set(SHIPPED)
+
+
+@every
+def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str) -> None:
+    """Identity at the start, parameters move, the artifact reads back and merges: the run's own proofs, all taken."""
+    strategy, rate, _ = STRATEGIES[name]
+    common: dict[str, Any] = {"max_steps": 4, "learning_rate": rate, "batch_size": 8, "max_length": 128}
+    pipeline = tiny([
+        SFT(strategy, data=rows["chat"], **common), RewardModel(strategy, data=rows["pairs"], **common),
+        DPO(strategy, data=rows["pairs"], **common),
+    ])  # fmt: skip
+    plans = pipeline.plan()
+    run = pipeline.run()
+    for record, plan in zip(run, plans, strict=True):
+        assert plan is not None
+        assert record.proofs["parameters_moved"] > 0
+        assert record.proofs["read_back_difference"] < 1e-3
+        assert plan.trainable_parameters > 0
+    assert run["dpo"].proofs["first_loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert run["dpo"].proofs["reference_difference_nats"] < 1e-4
+    assert run["sft"].metrics["loss_after"] < run["sft"].metrics["loss_before"]
+    run.model.load()
+    assert run.reward_model is not None
+    run.reward_model.load()
+
+
+@every
+def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> None:
+    """Its roles share as many bases as the table says, the policy starts as its reference, and the reward rises."""
+    strategy, rate, bases = STRATEGIES[name]
+    pairs = [{"prompt": f"{one} {other}", "chosen": "river river", "rejected": f"{other} {one}"}
+             for one in WORDS[:6] for other in WORDS[6:14]]  # fmt: skip
+    chain = [
+        RewardModel(strategy, data=pairs, max_steps=30, batch_size=16, learning_rate=rate, max_length=32),
+        PPO(strategy, data=prompts, max_length=32, max_new_tokens=8, batch_size=32, max_steps=6, learning_rate=rate,
+            kl_coef=0.01, gate=None, trainer_args={"critic_learning_rate": rate, "stop_kl": 1.0}),
+    ]  # fmt: skip
+    record = words(chain).run()["ppo"]
+    assert record.proofs["copies_of_the_base"] == bases
+    assert record.proofs["reference_difference_nats"] < 1e-5
+    assert record.history[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert record.metrics["kl_after"] != 0.0
+    assert record.metrics["reward_after"] > record.metrics["reward_before"]
+
+
+@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora"])
+def test_another_kind_of_reward_adapter_gets_a_base_of_its_own(
+    words: Callable[..., Pipeline], prompts: Rows, name: str
+) -> None:
+    strategy, rate, _ = STRATEGIES[name]
+    pairs = [{"prompt": one, "chosen": "river", "rejected": "a"} for one in WORDS[:16]]
+    chain = [
+        RewardModel(LoRA(r=4), data=pairs, max_steps=4, batch_size=8, max_length=32),
+        GRPO(strategy, data=prompts, max_length=32, max_new_tokens=4, batch_size=8, num_generations=4, max_steps=2,
+             learning_rate=rate, gate=None),
+    ]  # fmt: skip
+    record = words(chain).run()["grpo"]
+    assert record.proofs["copies_of_the_base"] == (1 if name == "dora" else 2)
+    assert record.proofs["reference_difference_nats"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora"])
+def test_it_is_trained_on_with_continue(
+    tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str
+) -> None:
+    strategy, rate, _ = STRATEGIES[name]
+    common: dict[str, Any] = {"max_steps": 3, "learning_rate": rate, "batch_size": 8, "max_length": 128}
+    run = tiny([
+        SFT(strategy, data=rows["chat"], **common),
+        DPO(strategy, data=rows["pairs"], handover="continue", **common),
+    ]).run()  # fmt: skip
+    assert len(run.model.adapters) == 1
+    assert run["dpo"].proofs["first_loss"] == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_only_the_top_layers_move(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
+    run = tiny(
+        [SFT(Freeze(layers=1), data=rows["chat"], max_steps=2, learning_rate=1e-3, max_length=128)]
+    ).run()
+    before, after = (dict(ref.load()[0].named_parameters()) for ref in (run.start, run.model))
+    moved = {name for name in before if not bool((before[name] == after[name]).all())}
+    assert moved
+    assert all(name.startswith(("model.layers.1.", "model.norm.", "lm_head.")) for name in moved), moved
+
+
+CASES: list[tuple[str, Any, type[Exception], str]] = [
+    ("no layer", lambda: Freeze(layers=0), SettingError, "layers must be a whole number at least 1"),
+    ("half a table", lambda: IA3(target_modules=["k_proj"]), SettingError, "given together with target_modules"),
+    ("inputs that are no targets", lambda: IA3(["k_proj"], ["down_proj"]), SettingError, "some of target_modules"),
+    ("no rank", lambda: VeRA(r=0), SettingError, "r must be a whole number at least 1"),
+    ("no block", lambda: OFT(block_size=1), SettingError, "block_size must be a whole number at least 2"),
+    ("a head", lambda: OFT(target_modules=["lm_head"]), SettingError, "lm_head is the head"),
+    ("a variant", lambda: LoRA(variant="dorra"), SettingError, "variant must be one of 'rslora', 'dora'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_refused_when_it_is_written(make: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_more_layers_than_there_are(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
+    with pytest.raises(StrategyError, match=r"Freeze\(layers=99\): the model has 2 layers"):
+        tiny([SFT(Freeze(layers=99), data=rows["chat"])]).plan()
