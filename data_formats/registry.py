@@ -56,9 +56,10 @@ def format_of(first: Any, kind: Kind, place: str) -> DataFormat:
 
 
 def _hint(first: Mapping[str, Any], kind: Kind) -> str:
-    for format_ in FORMATS:
-        if format_.kind != kind and format_.recognise(first):
-            return f" They are {format_.name}, which is of kind '{format_.kind}'."
+    others = [format_ for format_ in FORMATS if format_.kind != kind and format_.recognise(first)]
+    if others:  # the one that reads most of the fields
+        best = max(others, key=lambda format_: len(first.keys() & set(format_.columns)))
+        return f" They are {best.name}, which is of kind '{best.kind}'."
     read = dict.fromkeys(column for format_ in formats_of(kind) for column in format_.columns)
     unknown = [name for name in first if name not in read]
     meant = {

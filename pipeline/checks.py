@@ -6,7 +6,7 @@ from posttrain.errors import PipelineError
 
 from .stage import Stage, check_title
 
-_ADVICE = {"reward": "Put RewardModel(...) before it."}
+_ADVICE = {"reward": "Put RewardModel(...) before it, or give it reward=your_function."}
 
 
 def check_chain(stages: Sequence[Stage]) -> None:

@@ -51,6 +51,10 @@ _KNOWN_ELSEWHERE = {
     "run_dir": ("output_dir", "save_dir"),
     "track": ("report_to",),
     "seed": ("random_seed",),
+    "max_new_tokens": ("max_completion_length", "response_length", "max_response_length"),
+    "num_generations": ("group_size", "num_return_sequences", "n_samples_per_prompt"),
+    "reward": ("reward_funcs", "reward_fn", "reward_function", "reward_model"),
+    "kl_coef": ("init_kl_coef", "kl_beta"),
 }
 
 

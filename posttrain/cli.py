@@ -35,6 +35,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 @app.command()
 def strategies() -> None:
     """Print what each strategy can do."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
@@ -42,7 +43,9 @@ def strategies() -> None:
 
     rows = capability_table()
     columns = list(rows[0][1].__dataclass_fields__)
-    table = Table("strategy", *[name.replace("_", " ") for name in columns])
+    table = Table("strategy", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
+    for name in columns:
+        table.add_column(name.replace("_", " "), min_width=max(map(len, name.split("_"))))
     for name, capabilities in rows:
         table.add_row(name, *["yes" if getattr(capabilities, column) else "no" for column in columns])
     Console().print(table)

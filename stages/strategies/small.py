@@ -103,6 +103,17 @@ class OFT(Tuner):
         check_number("OFT", "block_size", self.block_size, least=2, whole=True)
         object.__setattr__(self, "target_modules", read_targets("OFT", self.target_modules))
 
+    def wrap(self, model: Any, task: Task, seed: int) -> Any:
+        wrapped = super().wrap(model, task, seed)
+        for name, layer in wrapped.named_modules():
+            found = getattr(layer, "oft_block_size", {}).get("default", self.block_size)
+            if found != self.block_size:  # PEFT takes the nearest that fits, and prints it
+                raise StrategyError(
+                    f"OFT(block_size={self.block_size}): the layer {name.removeprefix('base_model.model.')} reads "
+                    f"{layer.in_features} values, which is no multiple of it; take {found}, or leave the layer out."
+                )
+        return wrapped
+
     def config(self, common: Mapping[str, Any]) -> Any:
         from peft import OFTConfig
 

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
-from posttrain import CPT, DPO, SFT, LoRA, Pipeline, RewardModel
+from posttrain import CPT, DPO, PPO, SFT, LoRA, Pipeline, RewardModel
 from posttrain.pipeline.digests import sha256_of
 
 SEED = 20
 
 
+def length(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+    return [len(text) / 40 for text in completions]
+
+
 def chain(folder: Path) -> Pipeline:
-    """CPT -> SFT -> RewardModel -> DPO with dropout, a checkpoint at every step."""
+    """CPT -> SFT -> RewardModel -> DPO -> PPO with dropout, a checkpoint at every step."""
     from tests.conftest import make_rows
 
     rows = make_rows(24)
@@ -30,6 +34,13 @@ def chain(folder: Path) -> Pipeline:
         SFT(lora, data=rows["chat"], **common),
         RewardModel(lora, data=rows["pairs"], **common),
         DPO(lora, data=rows["pairs"], **common),
+        PPO(
+            lora,
+            data=[{"prompt": row["prompt"]} for row in rows["pairs"]],
+            reward=length,
+            max_new_tokens=8,
+            **common,
+        ),
     ]
     return Pipeline(stages, model="tiny-random", run_dir=folder)
 
@@ -93,7 +104,7 @@ def test_a_killed_chain_ends_bit_identical(server: ForkServerContext, tmp_path: 
     with ThreadPoolExecutor(2) as pool:  # a process a core
         durations = list(pool.map(whole, ["first", "second"]))
         expected = fingerprints(tmp_path / "first")
-        assert len(expected) == 8
+        assert len(expected) == 10
         assert fingerprints(tmp_path / "second") == expected  # so that the comparisons mean something
         draw = random.Random(SEED)
         moments = [draw.uniform(0.05, 0.95) * max(durations) for _ in range(kills)]

@@ -147,6 +147,14 @@ def test_refused_when_it_is_written(make: Any, kind: type[Exception], text: str)
     assert "\n" not in str(caught.value)
 
 
+def test_blocks_that_do_not_fit_are_refused(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
+    """PEFT would take other blocks than it was told to."""
+    with pytest.raises(
+        StrategyError, match=r"OFT\(block_size=7\): the layer model.layers.0.self_attn.q_proj reads"
+    ):
+        tiny([SFT(OFT(block_size=7), data=rows["chat"])]).plan()
+
+
 def test_more_layers_than_there_are(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
     with pytest.raises(StrategyError, match=r"Freeze\(layers=99\): the model has 2 layers"):
         tiny([SFT(Freeze(layers=99), data=rows["chat"])]).plan()
