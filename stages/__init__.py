@@ -9,7 +9,7 @@ from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
-from .strategies import IA3, OFT, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
+from .strategies import IA3, OFT, AdaLoRA, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
 from .training_stage import TrainingStage
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "SFT",
+    "AdaLoRA",
     "Freeze",
     "Full",
     "LoRA",

@@ -17,6 +17,7 @@ from ..pipeline.events import StageEvents
 from ..pipeline.interrupt import StopRequest
 from .checkpoints import commit_checkpoint
 from .proofs import prove_first_loss
+from .strategies import StepHooks
 
 _NOT_PER_STEP = ("train_runtime", "total_flos", "train_loss")  # the Trainer's closing line
 
@@ -58,6 +59,29 @@ class Metrics(TrainerCallback):
 
     def logged(self, step: int) -> None:
         """What else is done when a step is written down."""
+
+
+STRATEGY_STATE = "strategy.safetensors"
+
+
+class Hooks(TrainerCallback):
+    """What the strategy does around each optimizer step; its state goes into the checkpoint. Stands before Commit."""
+
+    def __init__(self, hooks: StepHooks, scratch: Path, ranks: Ranks) -> None:
+        self._hooks, self._scratch, self._ranks = hooks, scratch, ranks
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._hooks.before_step()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._hooks.after_step(state.global_step + 1)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from safetensors.torch import save_file
+
+        folder = self._scratch / f"checkpoint-{state.global_step}"
+        if self._ranks.main and folder.is_dir():
+            save_file({k: v.contiguous() for k, v in self._hooks.state().items()}, folder / STRATEGY_STATE)
 
 
 class Commit(TrainerCallback):

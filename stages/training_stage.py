@@ -154,6 +154,10 @@ class TrainingStage(Stage):
         per_epoch = max(1, math.ceil(math.ceil(rows / batch) / self.gradient_accumulation))
         return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
 
+    def optimizer_steps(self, rows: int) -> int:
+        """Of the trained parameters; more than `steps` where a step is a rollout with several updates."""
+        return self.steps(rows)
+
     @property
     def checkpoint_border(self) -> int:
         """Optimizer steps from one state that can be gone on from without a difference to the next."""

@@ -18,6 +18,7 @@ from .trl_trainers import (
     TrainerKind,
     config_class,
     fuse_head,
+    room_for_a_copy,
     set_reference_adapter,
     trainer_class,
 )
@@ -144,7 +145,8 @@ def make_trainer(
     else:
         compares = kind in ("dpo", "kto")
         common |= {"ref_model": reference} if compares else {}
-        trainer = trainer_class(kind)(model=model, args=config_class(kind)(**arguments), **common)
+        with room_for_a_copy(model):
+            trainer = trainer_class(kind)(model=model, args=config_class(kind)(**arguments), **common)
         if compares and isinstance(model, PeftModel):
             set_reference_adapter(model, keep_adapter_copy)
     trainer.remove_callback(PrinterCallback)

@@ -14,7 +14,7 @@ from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full
 from ..pipeline.model_ref import with_reward_head
 from .arguments import trainer_arguments
-from .callbacks import Commit, Metrics, Moved, Stop
+from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
 from .checkpoints import newest_whole_checkpoint
 from .handover import load_for_continuing
 from .machine import this_machine
@@ -59,6 +59,8 @@ class TrlSession:
         if context.ranks.main:
             shutil.rmtree(scratch, ignore_errors=True)
         context.ranks.barrier()
+        self._hooks = stage.strategy.hooks(self.model, stage.steps(len(tables.train)))
+        hooks = () if self._hooks is None else (Hooks(self._hooks, scratch, context.ranks),)
         self._trainer = make_trainer(
             stage.trainer,
             model=self.model,
@@ -66,6 +68,7 @@ class TrlSession:
             dataset=trained.dataset,
             callbacks=(
                 metrics,
+                *hooks,
                 Commit(scratch, context.folder / "checkpoints", context.ranks),
                 Stop(context.stop, stage.checkpoint_border),
                 Moved(self.model, context.events),
@@ -106,10 +109,13 @@ class TrlSession:
         return self._measure(self.model)
 
     def fit(self, checkpoint: Path | None) -> None:
+        from safetensors.torch import load_file
         from transformers import set_seed
 
         context = self._context
         set_seed(context.seed)  # measuring must not change what training draws
+        if checkpoint is not None and self._hooks is not None:
+            self._hooks.restore(load_file(checkpoint / STRATEGY_STATE))
         try:
             self._trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Exception as error:
@@ -127,7 +133,8 @@ class TrlSession:
         state = self._trainer.state
         losses = {line["step"]: float(line["loss"]) for line in state.log_history if "loss" in line}
         mean = {"train_loss": sum(losses.values()) / len(losses)} if losses else {}
-        return {"steps": float(state.global_step)} | mean
+        more = {} if self._hooks is None else self._hooks.numbers()
+        return {"steps": float(state.global_step), **mean, **more}
 
 
 def _load(stage: TrainingStage, context: StageContext) -> tuple[Any, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 TrainerKind = Literal["sft", "reward", "dpo", "kto", "orpo", "grpo", "rloo"]
@@ -92,7 +93,8 @@ def _rloo() -> type:
             copied = isinstance(model, PeftModel) and "ref" in model.peft_config
             if copied:
                 model.delete_adapter("ref")  # TRL insists on adding one of its own, whatever beta is
-            super().__init__(model=model, **settings)
+            with room_for_a_copy(model):
+                super().__init__(model=model, **settings)
             if isinstance(model, PeftModel):
                 set_reference_adapter(model, copied)
 
@@ -152,6 +154,20 @@ def fuse_head(model: Any, *, temperature: float = 1.0, mean_logits: bool = False
 
     outputs = ("log_probs", "mean_logits") if mean_logits else ("log_probs",)
     add_fused_lm_head(model, temperature=temperature, outputs=outputs)
+
+
+@contextlib.contextmanager
+def room_for_a_copy(model: Any) -> Iterator[None]:
+    """AdaLoRA takes one trained adapter at most, and TRL adds its copy as one more before it freezes it."""
+    config: Any = getattr(model, "peft_config", {}).get("default")
+    alone = config is not None and config.peft_type == "ADALORA" and not config.inference_mode
+    if alone:
+        config.inference_mode = True
+    try:
+        yield
+    finally:
+        if alone:
+            config.inference_mode = False
 
 
 def set_reference_adapter(model: Any, keep_copy: bool) -> None:

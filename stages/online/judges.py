@@ -12,7 +12,7 @@ from posttrain.errors import RewardError, RewardGateError, WrongBaseError
 
 from ...pipeline import ModelRef, StageContext
 from ...pipeline.base_models import shared_tokenizer
-from ...pipeline.durable import read_sealed
+from ...pipeline.durable import read_json, read_sealed
 from ...pipeline.run import STAGE_FILE
 from ..evaluation import scores as scores_of
 from .rewards import Answered, RewardModelRef, RewardSource, call_function, name_of, reward_model_of
@@ -21,6 +21,7 @@ from .roles import Batch, Roles
 if TYPE_CHECKING:
     from .stage import OnlineStage
 
+_ALONE = ("ADALORA",)  # PEFT's kinds that allow one trained adapter in a model
 _FROM_PIPELINE = "reward model"
 JUDGE = "judge"
 
@@ -59,7 +60,7 @@ class Judges:
                 source = reward_model_of(source)
             if not isinstance(source, ModelRef):
                 functions[name] = source
-            elif not source.adapters or adapter is not None:
+            elif not source.adapters or adapter is not None or not _shares_a_base(source):
                 others[name] = source
             else:
                 _check_same_base(stage, source, policy)
@@ -153,6 +154,12 @@ def _check_same_base(stage: OnlineStage, reward: ModelRef, policy: ModelRef) -> 
             f"Stage {stage.title}: the reward model's adapter was trained on the model {stands_on[:12]}, and the policy is "
             f"{policy.fingerprint[:12]}; train the reward model on this policy, or give a full reward model."
         )
+
+
+def _shares_a_base(reward: ModelRef) -> bool:
+    """Whether its adapter is of a kind of which a model can hold several."""
+    config = read_json(reward.adapters[-1].folder / "adapter_config.json")
+    return bool(config["peft_type"] not in _ALONE)
 
 
 def _held_out_accuracy(model: ModelRef) -> float | None:

@@ -47,7 +47,9 @@ def load_roles(
             _add_adapter(policy, REFERENCE, policy.peft_config["default"], _state(policy, "default"))
             below = [REFERENCE]
     else:
-        trunk = _carrier(source, dtype, with_adapters=found is not None or critic == "adapter")
+        trunk = _carrier(
+            source, dtype, found[0] if found else None, with_adapters=critic == "adapter", seed=seed
+        )
     roles = Roles(policy, trunk, below=below, critic_is_shared=critic == "shared")
     if critic is not None:
         roles.add_value_head()
@@ -72,21 +74,35 @@ def _carries(policy: Any, strategy: Strategy, reward: _RewardAdapter | None) -> 
     return reward is None or reward[0].peft_type == policy.peft_config["default"].peft_type
 
 
-def _carrier(source: ModelRef, dtype: Any, *, with_adapters: bool) -> Any:
-    """A frozen copy of the policy as it came in, which carries the other roles' adapters and is the reference."""
+def _carrier(source: ModelRef, dtype: Any, reward: Any, *, with_adapters: bool, seed: int) -> Any:
+    """A frozen copy of the policy as it came in, which carries the other roles' adapters and is the reference.
+
+    reward: the PEFT config of the reward adapter; its kind is the carrier's, whose own adapter changes nothing.
+    """
+    from peft import get_peft_model
+
     model = source.load_model(dtype=dtype).requires_grad_(False)
-    return LoRA().wrap(model, "policy", 0) if with_adapters else model
+    if reward is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return get_peft_model(model, _fresh(reward))
+    return LoRA().wrap(model, "policy", seed) if with_adapters else model
+
+
+def _fresh(config: Any) -> Any:
+    """The config of a new adapter of the same shape."""
+    config = copy.deepcopy(config)
+    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
+    return config
 
 
 def _add_adapter(model: Any, name: str, config: Any, state: dict[str, Any] | None, seed: int = 0) -> None:
     """One adapter more, with the weights of `state`, or fresh ones that change nothing yet."""
     from peft import set_peft_model_state_dict
 
-    config = copy.deepcopy(config)
-    config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.add_adapter(name, config)
+        model.add_adapter(name, _fresh(config))
     if state is not None:
         found = set_peft_model_state_dict(model, state, adapter_name=name)
         own = {

@@ -39,7 +39,7 @@ class PPOSession:
         self._rollouts = Rollouts(stage, context, tokenizer, stage.critic)
         self._roles, self.model = self._rollouts.roles, self._rollouts.policy
         self._steps = stage.steps(len(tables.train))
-        updates = self._steps * self._arguments.num_ppo_epochs * self._arguments.num_mini_batches
+        updates = stage.optimizer_steps(len(tables.train))
         source = context.inputs["policy"]
         if wants_checkpointing(stage, source, stage.longest_sequence(tables.report.length_max)):
             self._roles.recompute_activations()
@@ -70,7 +70,7 @@ class PPOSession:
             shutil.rmtree(context.folder / "scratch", ignore_errors=True)
         parameters = trained_parameters(self._roles)
         if checkpoint is not None:
-            self._progress = load_state(checkpoint, parameters, self._updater.optimizer)
+            self._progress = load_state(checkpoint, parameters, self._updater.optimizer, self._updater.hooks)
             self._updater.skip_to(self._progress.rate_steps)
         context.events.begin_steps(self._progress.step, self._steps)
         self._history: list[Mapping[str, Any]] = list(context.events.history())
@@ -85,7 +85,7 @@ class PPOSession:
                 stopping = context.stop.agreed()
                 if context.ranks.main and (stopping or self._progress.step % every == 0):
                     save_state(context.folder / "checkpoints", context.folder / "scratch", self._progress,
-                               parameters, self._updater.optimizer)  # fmt: skip
+                               parameters, self._updater.optimizer, self._updater.hooks)  # fmt: skip
                 if stopping:
                     context.stop.raise_if_requested(
                         f"in stage {context.name} after step {self._progress.step}"
@@ -101,6 +101,7 @@ class PPOSession:
             "kl_coef": self._progress.controller.coefficient,
             "alarms": float(len(self._context.events.alarms())),
             **self._pretraining_account(),
+            **({} if self._updater.hooks is None else self._updater.hooks.numbers()),
         }
 
     def _pretraining_account(self) -> Mapping[str, float]:

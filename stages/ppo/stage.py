@@ -162,6 +162,10 @@ class PPO(OnlineStage):
             return self.max_steps
         return math.ceil(prompts * (self.resolved_epochs or 1.0) / self.rollout_size)
 
+    def optimizer_steps(self, prompts: int) -> int:
+        """Fewer are made where `stop_kl` ends a rollout's updates early."""
+        return self.steps(prompts) * self.arguments.num_ppo_epochs * self.arguments.num_mini_batches
+
     @property
     def trained_beside(self) -> Strategy | None:
         """The critic's adapter."""

@@ -103,6 +103,7 @@ class Updater:
         self._roles, self._arguments = roles, stage.arguments
         self._ranks, self._pretraining = ranks, pretraining
         self._taken = 0  # optimizer steps since the stage began
+        self.hooks = stage.strategy.hooks(roles.policy, total_steps)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": roles.policy_parameters, "lr": stage.resolved_learning_rate},
@@ -253,7 +254,11 @@ class Updater:
         limit = self._arguments.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self._roles.policy_parameters, limit)
         torch.nn.utils.clip_grad_norm_(self._roles.critic_parameters, limit)
+        if self.hooks is not None:
+            self.hooks.before_step()
         self.optimizer.step()
+        if self.hooks is not None:
+            self.hooks.after_step(self._taken + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         tally.grad_norm += float(norm)

@@ -1,22 +1,25 @@
 """PEFT strategies: each a small frozen object that says what is trained and how."""
 
+from .adalora import AdaLoRA
 from .freeze import Freeze
 from .full import Full
 from .lora import LoRA, QLoRA
 from .small import IA3, OFT, VeRA
-from .strategy import Capabilities, Strategy, Task, capability_table
+from .strategy import Capabilities, StepHooks, Strategy, Task, capability_table
 
-SHIPPED = (Full, Freeze, LoRA, QLoRA, IA3, VeRA, OFT)
+SHIPPED = (Full, Freeze, LoRA, QLoRA, AdaLoRA, IA3, VeRA, OFT)
 
 __all__ = [
     "IA3",
     "OFT",
     "SHIPPED",
+    "AdaLoRA",
     "Capabilities",
     "Freeze",
     "Full",
     "LoRA",
     "QLoRA",
+    "StepHooks",
     "Strategy",
     "Task",
     "VeRA",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ...pipeline.settings import CheckedSettings
 
@@ -43,9 +44,34 @@ class Strategy(CheckedSettings):
 
         return torch.bfloat16 if on_gpu else torch.float32
 
+    def check_steps(self, total: int) -> None:
+        """Raises StrategyError for a number of optimizer steps that the method cannot work with."""
+        return
+
+    def hooks(self, model: Any, total_steps: int) -> StepHooks | None:
+        """What is done at every optimizer step of `total_steps`; None where nothing is."""
+        return None
+
     def prepare_base(self, model: Any) -> Any:
         """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""
         return model
+
+
+class StepHooks(Protocol):
+    """What a strategy does around each optimizer step, and what of it a checkpoint must hold."""
+
+    def before_step(self) -> None:
+        """When the gradients are ready and clipped."""
+
+    def after_step(self, step: int) -> None:
+        """When the optimizer has made step number `step`, from 1; the gradients are still there."""
+
+    def numbers(self) -> Mapping[str, float]:
+        """For the stage's metrics."""
+
+    def state(self) -> Mapping[str, torch.Tensor]: ...
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None: ...
 
 
 def capability_table() -> list[tuple[str, Capabilities]]:

@@ -12,6 +12,7 @@ from posttrain import (
     OFT,
     PPO,
     SFT,
+    AdaLoRA,
     Freeze,
     Full,
     LoRA,
@@ -33,6 +34,7 @@ STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "rslora": (LoRA(r=8, variant="rslora"), 3e-3, 1),
     "dora": (LoRA(r=8, variant="dora"), 3e-3, 1),
     "qlora": (QLoRA(r=8), 3e-3, 1),
+    "adalora": (AdaLoRA(r=6, target_r=3), 1e-2, 3),
     "ia3": (IA3(), 1e-1, 1),
     "vera": (VeRA(r=32), 3e-2, 1),
     "oft": (OFT(block_size=8), 3e-3, 1),
@@ -48,7 +50,8 @@ def test_every_shipped_strategy_is_here() -> None:
 def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str) -> None:
     """Identity at the start, parameters move, the artifact reads back and merges: the run's own proofs, all taken."""
     strategy, rate, _ = STRATEGIES[name]
-    common: dict[str, Any] = {"max_steps": 4, "learning_rate": rate, "batch_size": 8, "max_length": 128}
+    steps = 10 if name == "adalora" else 4
+    common: dict[str, Any] = {"max_steps": steps, "learning_rate": rate, "batch_size": 8, "max_length": 128}
     pipeline = tiny([
         SFT(strategy, data=rows["chat"], **common), RewardModel(strategy, data=rows["pairs"], **common),
         DPO(strategy, data=rows["pairs"], **common),
@@ -100,6 +103,20 @@ def test_another_kind_of_reward_adapter_gets_a_base_of_its_own(
     ]  # fmt: skip
     record = words(chain).run()["grpo"]
     assert record.proofs["copies_of_the_base"] == (1 if name == "dora" else 2)
+    assert record.proofs["reference_difference_nats"] < 1e-5
+
+
+def test_a_reward_adapter_of_another_kind_is_carried_too(
+    words: Callable[..., Pipeline], prompts: Rows
+) -> None:
+    """Policy LoRA, reward model IA3: the carrier is of the reward model's kind, and the critic with it."""
+    pairs = [{"prompt": one, "chosen": "river", "rejected": "a"} for one in WORDS[:16]]
+    chain = [
+        RewardModel(IA3(), data=pairs, max_steps=4, batch_size=8, learning_rate=1e-2, max_length=32),
+        PPO(LoRA(r=4), data=prompts, max_length=32, max_new_tokens=4, batch_size=8, max_steps=2, gate=None),
+    ]
+    record = words(chain).run()["ppo"]
+    assert record.proofs["copies_of_the_base"] == 2
     assert record.proofs["reference_difference_nats"] < 1e-5
 
 
