@@ -102,8 +102,7 @@ def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing:
     frozen = sizes.total - sizes.trainable
     quantised = sizes.linear if capabilities.four_bit_base else 0
     weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
-    if stage.has_reference and capabilities.makes_base:
-        weights *= 2  # the reference is a model of its own
+    weights *= stage.bases
     tokens = stage.batch_size * stage.sequences_per_row * length
     # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
     # adapters, norms, rotary copies, attention, and the three products of the feed-forward block.

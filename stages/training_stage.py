@@ -164,6 +164,11 @@ class TrainingStage(Stage):
         return 1
 
     @property
+    def bases(self) -> int:
+        """Copies of the model in memory: two where the reference cannot live in the trained one's adapters."""
+        return 2 if self.has_reference and self.strategy.capabilities.makes_base else 1
+
+    @property
     def trained_beside(self) -> Strategy | None:
         """What a second network on the same base is trained with; None without one."""
         return None

@@ -105,8 +105,8 @@ class GroupStage(OnlineStage):
 
         return GroupSession(self, context, tables, tokenizer)
 
-    def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
-        plan = super().plan(inputs)
+    def plan_of_trainer(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+        plan = super().plan_of_trainer(inputs)
         if plan.rows < self.prompts_per_rollout:
             raise SettingError(
                 f"Stage {self.title}: a rollout takes {self.prompts_per_rollout} prompts, and the data has {plan.rows}; "

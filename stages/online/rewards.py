@@ -106,6 +106,16 @@ def call_function(function: RewardFunction, answered: Answered) -> list[float]:
     return [float(value) for value in values]
 
 
+def bytes_of(model: ModelRef) -> int:
+    """Of a whole model's weights in memory, from the sizes of its files and the dtype that its config names."""
+    from ..machine import this_machine
+
+    base = model.find()
+    files = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
+    stored = 4 if base.config.get("dtype", base.config.get("torch_dtype")) in (None, "float32") else 2
+    return files * (2 if this_machine().on_gpu else 4) // stored
+
+
 def reward_model_of(source: RewardModelRef) -> ModelRef:
     """The model behind a RewardModelRef; a run folder gives its newest reward model.
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from posttrain.errors import PipelineError, SettingError
 
 from ...data_formats import Kind
-from ...pipeline import Setting, Stage
+from ...pipeline import ModelRef, Setting, Stage, StagePlan
 from ...pipeline.settings import check_number, refuse
 from ..token_tables import Request
 from ..training_stage import TrainingStage
-from .rewards import RewardModelRef, RewardSource, check_source, identity_of, name_of, reward_model_of
+from .rewards import (
+    RewardModelRef,
+    RewardSource,
+    bytes_of,
+    check_source,
+    identity_of,
+    name_of,
+    reward_model_of,
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,27 @@ class OnlineStage(TrainingStage):
 
     def longest_sequence(self, longest_row: int) -> int:
         return min(longest_row, self.max_length - self.max_new_tokens) + self.max_new_tokens
+
+    @property
+    def bases(self) -> int:
+        return 1 if self.strategy.capabilities.several_at_once else 2
+
+    def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+        """With the reward models that are loaded beside the policy's base."""
+        plan = self.plan_of_trainer(inputs)
+        for source in self._given:
+            if not isinstance(source, RewardModelRef):
+                continue
+            model = reward_model_of(source)
+            if not model.adapters:
+                extra = bytes_of(model)
+                note = f"reward {source.name} is a whole model of its own, {extra / 1e9:.2f} GB in memory"
+                plan = replace(plan, memory_bytes=plan.memory_bytes + extra, notes=(*plan.notes, note))
+        return plan
+
+    def plan_of_trainer(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+        """What the stage costs without its rewards."""
+        return super().plan(inputs)
 
     def identity(self) -> Mapping[str, Any]:
         judge = None if self.judge is None else dict(identity_of(self.judge))

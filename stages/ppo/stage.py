@@ -187,7 +187,7 @@ class PPO(OnlineStage):
 
         return PPOSession(self, context, tables, tokenizer)
 
-    def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
+    def plan_of_trainer(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
         from ..planning import plan_stage, tables_of
 
         plan, request = plan_stage(self, inputs["policy"]), self.ptx_request

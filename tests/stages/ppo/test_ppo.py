@@ -1,6 +1,7 @@
 """PPO as a stage: it learns, its proofs hold, its roles are what they say, and it goes on where it was killed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -320,6 +321,21 @@ def test_a_reward_adapter_of_another_base_is_refused(
         [PPO(lora, data=prompts, reward=RewardModelRef(first.folder), gate=None, **SHORT)], name="same"
     ).run()
     assert same["ppo"].proofs["copies_of_the_base"] == 1.0
+
+
+def test_a_whole_reward_model_is_in_the_plan(
+    words: Callable[..., Pipeline], prompts: Rows, pairs: Rows
+) -> None:
+    rewarder = RewardModel(Full(), data=pairs, max_steps=2, batch_size=8, max_length=32)
+    first = words([rewarder], name="rewards").run()
+    assert first.reward_model is not None
+    reward = RewardModelRef(first.reward_model.base)
+    (plain,) = words([PPO(lora, data=prompts, reward=rivers, **SHORT)]).plan()
+    (plan,) = words([PPO(lora, data=prompts, reward=[rivers, reward], **SHORT)]).plan()
+    assert plain is not None and plan is not None
+    weights = sum(path.stat().st_size for path in Path(first.reward_model.base).glob("*.safetensors"))
+    assert plan.memory_bytes - plain.memory_bytes == weights  # float32 on disk and on a CPU
+    assert any(note.startswith("reward model is a whole model of its own") for note in plan.notes)
 
 
 def test_rewards_are_weighted_and_logged_one_by_one(words: Callable[..., Pipeline], prompts: Rows) -> None:
