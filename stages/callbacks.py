@@ -18,6 +18,7 @@ from ..pipeline.interrupt import StopRequest
 from .checkpoints import commit_checkpoint
 from .proofs import prove_first_loss
 from .strategies import StepHooks
+from .trl_trainers import RowRollouts
 
 _NOT_PER_STEP = ("train_runtime", "total_flos", "train_loss")  # the Trainer's closing line
 
@@ -116,9 +117,10 @@ class Stop(TrainerCallback):
 class Moved(TrainerCallback):
     """Proof that training trains: after the first step with a learning rate, some parameter has another value."""
 
-    def __init__(self, model: Any, events: StageEvents) -> None:
+    def __init__(self, model: Any, events: StageEvents, rollouts: RowRollouts | None = None) -> None:
         self._model = model
         self._events = events
+        self._rollouts = rollouts
         self._before: dict[str, Any] | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -134,7 +136,7 @@ class Moved(TrainerCallback):
         self._before = None
         if moved:
             self._events.prove("parameters_moved", moved)
-        elif max(rates) > 0:
+        elif max(rates) > 0 and (self._rollouts is None or self._rollouts.teach()):
             raise NothingTrainedError(
                 f"After step {state.global_step + 1} none of the {len(now)} trainable parameters has changed "
                 f"(learning rate {max(rates):g}); the gradients do not reach them."

@@ -71,7 +71,7 @@ class TrlSession:
                 *hooks,
                 Commit(scratch, context.folder / "checkpoints", context.ranks),
                 Stop(context.stop, stage.checkpoint_border),
-                Moved(self.model, context.events),
+                Moved(self.model, context.events, trained.rollouts),
             ),
             reference=self._reference,
             arguments=trainer_arguments(

@@ -73,6 +73,9 @@ class RowRollouts(Protocol):
     def score(self, rows: Sequence[int], answers: Sequence[Sequence[int]]) -> Sequence[float]:
         """The rewards of the answers that were just sampled."""
 
+    def teach(self) -> bool:
+        """Whether some prompt's answers got different rewards; there is nothing to learn where none did."""
+
 
 def _grpo() -> type:
     from trl import GRPOTrainer

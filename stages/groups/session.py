@@ -78,6 +78,13 @@ class _Rows:
         self.judged = self._rollouts.together(own)
         return own.scores
 
+    def teach(self) -> bool:
+        assert self.judged is not None
+        rewards: dict[int, set[float]] = {}
+        for row, score in zip(self.judged.rows, self.judged.scores, strict=True):
+            rewards.setdefault(row, set()).add(score)
+        return any(len(different) > 1 for different in rewards.values())
+
 
 class _Metrics(callbacks.Metrics):
     """TRL's numbers under the names of the other online stages, with those of the rollout, and the alarms."""

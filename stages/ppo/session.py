@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain.errors import DiskSpaceError, TrainingDivergedError
+from posttrain.errors import DiskSpaceError, NothingTrainedError, TrainingDivergedError
 
 from ...pipeline import StageContext
 from ...pipeline.durable import is_disk_full
@@ -77,11 +77,18 @@ class PPOSession:
         every = min(500, max(1, self._steps // 10))
         try:
             while self._progress.step < self._steps:
-                first = self._progress.step == 0
-                glance = _Glance(parameters) if first else None
+                unproven = "parameters_moved" not in context.events.proofs
+                glance = _Glance(parameters) if unproven else None
                 self._one_step()
-                if glance is not None:
-                    context.events.prove("parameters_moved", float(glance.moved()))
+                if glance is not None and (moved := glance.moved()):
+                    context.events.prove("parameters_moved", float(moved))
+                elif (
+                    glance is not None and self._history[-1]["reward_std"] > 0
+                ):  # else nothing was to be learned
+                    raise NothingTrainedError(
+                        f"After step {self._progress.step} none of the {len(parameters)} trainable parameters has "
+                        "changed, though the answers got different rewards; look at learning_rate."
+                    )
                 stopping = context.stop.agreed()
                 if context.ranks.main and (stopping or self._progress.step % every == 0):
                     save_state(context.folder / "checkpoints", context.folder / "scratch", self._progress,
@@ -172,22 +179,11 @@ class _Glance:
         self._before = {name: p.detach().reshape(-1)[:4096].clone() for name, p in parameters.items()}
 
     def moved(self) -> int:
-        """How many of them.
-
-        Raises NothingTrainedError when none has.
-        """
-        from posttrain.errors import NothingTrainedError
-
-        moved = sum(
+        """How many of them."""
+        return sum(
             not torch.equal(p.detach().reshape(-1)[:4096], self._before[name])
             for name, p in self._parameters.items()
         )
-        if not moved:
-            raise NothingTrainedError(
-                f"After the first rollout none of the {len(self._parameters)} trainable parameters has changed; look at "
-                "learning_rate, and whether every answer gets the same reward."
-            )
-        return moved
 
 
 def _permutation(count: int, seed: int) -> list[int]:

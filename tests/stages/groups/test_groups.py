@@ -86,7 +86,7 @@ def test_stopped_anywhere_it_ends_the_same(words: Callable[..., Pipeline], promp
         calls["count"] += 1
         if calls["count"] == calls["fails_at"]:
             raise ConnectionError("the judge is asleep")
-        return rivers(prompts, completions)
+        return [len(text) / 40 for text in completions]
 
     settings = SHORT | {"max_steps": 12, "trainer_args": {"num_iterations": 2, "steps_per_generation": 2}}
     stage = kind(lora, data=prompts, reward=moody, **settings)
@@ -102,6 +102,21 @@ def test_stopped_anywhere_it_ends_the_same(words: Callable[..., Pipeline], promp
         assert [line["loss"] for line in next(iter(again)).history] == [
             line["loss"] for line in next(iter(expected)).history
         ]
+
+
+@pytest.mark.parametrize("kind", [GRPO, RLOO])
+def test_rewards_that_do_not_vary_yet_are_waited_for(
+    words: Callable[..., Pipeline], prompts: Rows, kind: Any
+) -> None:
+    """A hard task pays nothing at first: no gradient, and no fault of the gradients."""
+    calls = {"count": 0}
+
+    def later(prompts: Any, completions: Any, **_: Any) -> list[float]:
+        calls["count"] += 1
+        return [len(text) / 40 if calls["count"] > 3 else 0.0 for text in completions]
+
+    run = words([kind(lora, data=prompts, reward=later, **(SHORT | {"max_steps": 4}))]).run()
+    assert next(iter(run)).proofs["parameters_moved"] > 0
 
 
 def test_a_signal_waits_for_the_end_of_the_rollout(words: Callable[..., Pipeline], prompts: Rows) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from posttrain import PPO, LoRA, Pipeline
 from posttrain.errors import SettingError
+from posttrain.pipeline import Ranks
 from tests.stages.words import rivers
 
 Rows = list[dict[str, Any]]
@@ -174,7 +175,7 @@ def test_its_loss_is_the_language_loss(words_model: Path) -> None:
     table = TokenTable.of(rows)
     for micro_batch in (1, 2):  # accumulated or not
         loss = PretrainingRows(table, 0.5, seed=3, pad_id=0).backward(
-            roles, 0, rows=2, micro_batch=micro_batch
+            roles, Ranks(), 0, rows=2, micro_batch=micro_batch
         )
         assert loss == pytest.approx(language_loss(model, table, 0), abs=1e-5)
 

@@ -347,6 +347,17 @@ def test_rewards_are_weighted_and_logged_one_by_one(words: Callable[..., Pipelin
         assert line["reward"] == pytest.approx(line["reward/rivers"] - 0.1 * line["reward/length"])
 
 
+def test_rewards_that_do_not_vary_yet_are_waited_for(words: Callable[..., Pipeline], prompts: Rows) -> None:
+    calls = {"count": 0}
+
+    def later(prompts: Any, completions: Any, **_: Any) -> list[float]:
+        calls["count"] += 1
+        return [len(text) / 40 if calls["count"] > 3 else 0.0 for text in completions]
+
+    run = words([PPO(lora, data=prompts, reward=later, **(SHORT | {"max_steps": 4}))]).run()
+    assert run["ppo"].proofs["parameters_moved"] > 0
+
+
 def test_columns_reach_the_function(words: Callable[..., Pipeline]) -> None:
     seen: list[Any] = []
 
