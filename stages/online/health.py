@@ -57,8 +57,7 @@ def alarms(history: History) -> list[tuple[str, str]]:
         alarm("repetition", now["repetition"] > max(0.5, start["repetition"] + 0.25),
               f"{now['repetition']:.0%} of an answer repeats itself ({start['repetition']:.0%} at the start): the reward "
               "pays for repetition; lower learning_rate or raise kl_coef")  # fmt: skip
-        # Of few that ever stopped, half may be chance: a rollout of 64 sees a share of 0.1 as 0.06 to 0.14.
-        alarm("stops", now["stopped"] < min(0.5 * start["stopped"], start["stopped"] - 0.1),
+        alarm("stops", now["stopped"] < 0.5 * start["stopped"] and start["stopped"] - now["stopped"] > 3 * _chance(history),
               f"{now['stopped']:.0%} of the answers stop by themselves ({start['stopped']:.0%} at the start); set "
               "missing_eos_penalty or raise max_new_tokens")  # fmt: skip
         alarm("entropy", now["entropy"] < 0.2 * start["entropy"],
@@ -71,6 +70,13 @@ def alarms(history: History) -> list[tuple[str, str]]:
     alarm("constant reward", len(history) >= _START and all(line.get("reward_std") == 0 for line in history[-_START:]),
           "every answer gets the same reward, so there is nothing to learn; look at the reward")  # fmt: skip
     return out
+
+
+def _chance(history: History) -> float:
+    """Standard deviation of the difference of two shares of stopped answers, measured at the start and lately."""
+    share = _mean(history[:_START], "stopped") / 2 + _mean(history[-_LATELY:], "stopped") / 2
+    answers = _START * _mean(history[:_START], "answers")
+    return math.sqrt(share * (1 - share) * 2 / answers) if answers > 0 else 0.0
 
 
 _WATCHED = ("kl", "kl_per_token", "length", "reward_length_correlation", "repetition", "stopped", "entropy",

@@ -51,6 +51,7 @@ class Judged:
         """What the answers alone say about the policy's health."""
         lengths = [float(len(ids)) for ids in self.ids]
         return {
+            "answers": float(len(self.scores)),
             "reward": fmean(self.scores),
             "reward_std": pstdev(self.scores),
             **{name if name == JUDGE else f"reward/{name}": fmean(part) for name, part in self.parts.items()},
