@@ -7,7 +7,7 @@ import pytest
 
 from posttrain import GRPO, RLOO, SFT, Full, LoRA, Pipeline, RewardModel
 from posttrain.errors import RewardError, SettingError
-from tests.stages.words import WORDS, rivers
+from tests.stages.words import WORDS, lengths, moody_of, rivers
 
 Rows = list[dict[str, Any]]
 LEARN: dict[str, Any] = {
@@ -80,13 +80,7 @@ def test_the_chain_against_a_reward_model(
 @pytest.mark.parametrize("kind", [GRPO, RLOO])
 def test_stopped_anywhere_it_ends_the_same(words: Callable[..., Pipeline], prompts: Rows, kind: Any) -> None:
     """A rollout serves four optimizer steps here; the restart begins with a rollout of its own, and loses nothing."""
-    calls = {"count": 0, "fails_at": -1}
-
-    def moody(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        calls["count"] += 1
-        if calls["count"] == calls["fails_at"]:
-            raise ConnectionError("the judge is asleep")
-        return [len(text) / 40 for text in completions]
+    moody, calls = moody_of(lengths)
 
     settings = SHORT | {"max_steps": 12, "trainer_args": {"num_iterations": 2, "steps_per_generation": 2}}
     stage = kind(lora, data=prompts, reward=moody, **settings)

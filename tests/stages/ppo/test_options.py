@@ -10,7 +10,7 @@ import torch
 from posttrain import PPO, LoRA, Pipeline
 from posttrain.errors import SettingError
 from posttrain.pipeline import Ranks
-from tests.stages.words import rivers
+from tests.stages.words import moody_of, rivers
 
 Rows = list[dict[str, Any]]
 SHORT: dict[str, Any] = {
@@ -181,13 +181,7 @@ def test_its_loss_is_the_language_loss(words_model: Path) -> None:
 
 
 def test_it_goes_on_with_other_rows_bit_for_bit(words: Callable[..., Pipeline], prompts: Rows) -> None:
-    calls = {"count": 0, "fails_at": -1}
-
-    def moody(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        calls["count"] += 1
-        if calls["count"] == calls["fails_at"]:
-            raise ConnectionError("the judge is asleep")
-        return rivers(prompts, completions)
+    moody, calls = moody_of(rivers)
 
     stage = PPO(LoRA(r=8), data=prompts, reward=moody, ptx_data=CHATS, **SHORT)
     expected = words([stage], name="whole").run()["ppo"]

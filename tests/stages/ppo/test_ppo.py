@@ -16,7 +16,7 @@ from posttrain.errors import (
     TrainingDivergedError,
     WrongBaseError,
 )
-from tests.stages.words import WORDS, rivers
+from tests.stages.words import WORDS, moody_of, rivers
 
 Rows = list[dict[str, Any]]
 LEARN: dict[str, Any] = {
@@ -160,13 +160,7 @@ def test_accumulation_is_the_big_batch(words: Callable[..., Pipeline], prompts: 
 
 def test_killed_anywhere_it_ends_the_same(words: Callable[..., Pipeline], prompts: Rows) -> None:
     """The reward function fails at one call after the other; every time the next start goes on, to the same end."""
-    calls = {"count": 0, "fails_at": -1}
-
-    def moody(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        calls["count"] += 1
-        if calls["count"] == calls["fails_at"]:
-            raise ConnectionError("the judge is asleep")
-        return rivers(prompts, completions)
+    moody, calls = moody_of(rivers)
 
     stage = PPO(lora, data=prompts, reward=moody, **(SHORT | {"max_steps": 5}))
     expected = words([stage], name="whole").run()

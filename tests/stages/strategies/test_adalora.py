@@ -8,6 +8,7 @@ import torch
 
 from posttrain import PPO, SFT, AdaLoRA, Pipeline
 from posttrain.errors import RewardError, SettingError, StrategyError
+from tests.stages.words import lengths, moody_of
 
 Rows = list[dict[str, Any]]
 STRATEGY = AdaLoRA(r=6, target_r=3)
@@ -73,13 +74,7 @@ def test_stopped_and_resumed_it_is_the_same(
 
 
 def test_ppo_moves_ranks_and_resumes(words: Callable[..., Pipeline], prompts: Rows) -> None:
-    calls = {"count": 0, "fails_at": -1}
-
-    def moody(prompts: Any, completions: Any, **_: Any) -> list[float]:
-        calls["count"] += 1
-        if calls["count"] == calls["fails_at"]:
-            raise ConnectionError("the judge is asleep")
-        return [len(text) / 40 for text in completions]
+    moody, calls = moody_of(lengths)
 
     stage = PPO(STRATEGY, data=prompts, reward=moody, max_steps=4, batch_size=16, max_length=32, max_new_tokens=6,
                 learning_rate=1e-2, trainer_args={"stop_kl": 10.0})  # fmt: skip
