@@ -1,9 +1,9 @@
 """PPO against TRL 1.12's, the last release that had it: memory, speed, and the formulas on the same rollouts.
 
-    python -m venv /tmp/trl112 && /tmp/trl112/bin/pip install torch==2.13.0 && \\
-        /tmp/trl112/bin/pip install trl==1.12.0 peft sentencepiece
-    python benchmarks/ppo.py --trl112 /tmp/trl112/bin/python            # about 40 minutes on 2 cores
-    python benchmarks/ppo.py --trl112 /tmp/trl112/bin/python --only formulas
+    python -m venv ~/trl112 && ~/trl112/bin/pip install torch==2.13.0 && \\
+        ~/trl112/bin/pip install trl==1.12.0 peft sentencepiece
+    python benchmarks/ppo.py --trl112 ~/trl112/bin/python            # about 40 minutes on 2 cores
+    python benchmarks/ppo.py --trl112 ~/trl112/bin/python --only formulas
 
 Both sides: the embedded 135M model, LoRA r=16 on all linear layers, 16 answers a step in micro-batches of 4, four PPO
 epochs, a reward model, prompts of one length and answers of exactly 24 or 128 tokens (no side stops earlier, so that
