@@ -1,4 +1,4 @@
-"""What CPT, SFT, RewardModel and DPO share: a strategy, data, about ten settings, and how they are resolved."""
+"""What all stages that train share: a strategy, data, about ten settings, and how they are resolved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class TrainingStage(Stage):
-    """The common settings of the stages on TRL's trainers.
+    """The common settings of the stages that train.
 
     strategy: what is trained. data: a file or a list of rows; None is the packaged sample.
     eval_data: held-out rows; None keeps 5 % of the data, at least 8 rows, out of training.

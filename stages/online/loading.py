@@ -1,10 +1,10 @@
-"""Putting the roles of PPO together on one base."""
+"""Putting the roles of an online stage together on one base."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,12 +16,10 @@ from ..strategies import LoRA, Strategy
 from .roles import REFERENCE, Roles, is_of
 
 if TYPE_CHECKING:
-    from .stage import OnlineStage
+    from .stage import Critic, OnlineStage
 
-Critic = Literal["adapter", "shared"]  # an adapter of its own, or a head on the policy
-_RewardAdapter = tuple[
-    Any, dict[str, Any], torch.Tensor
-]  # PEFT config, weights of the layers, score head (1, H)
+# PEFT config, weights of the layers, score head (1, H)
+_RewardAdapter = tuple[Any, dict[str, Any], torch.Tensor]
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -69,7 +67,7 @@ def load_roles(
 
 def _carries(policy: Any, strategy: Strategy, reward: _RewardAdapter | None) -> bool:
     """Whether the other roles can live on the policy's own base: PEFT mixes no kinds of adapters in one model."""
-    if strategy.capabilities.makes_base or not strategy.capabilities.several_at_once:
+    if not strategy.capabilities.several_at_once:
         return False
     return reward is None or reward[0].peft_type == policy.peft_config["default"].peft_type
 

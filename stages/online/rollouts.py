@@ -20,7 +20,7 @@ from ..proofs import prove_equal, prove_unchanged
 from ..samples import sample_answers
 from .health import correlation, repetition
 from .judges import JUDGE, Judges
-from .loading import Critic, load_roles
+from .loading import load_roles
 from .rewards import Answered
 from .roles import Batch
 from .sampling import Answer, Sampler, TransformersSampler, row_seed, stop_ids
@@ -28,7 +28,7 @@ from .sampling import Answer, Sampler, TransformersSampler, row_seed, stop_ids
 if TYPE_CHECKING:
     from ...data_formats import TokenTable
     from ...pipeline import StageContext
-    from .stage import OnlineStage
+    from .stage import Critic, OnlineStage
 
 _HELD_OUT_PROMPTS = 64
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from posttrain.errors import PipelineError, SettingError
 
@@ -22,6 +22,8 @@ from .rewards import (
     name_of,
     reward_model_of,
 )
+
+Critic = Literal["adapter", "shared"]  # an adapter of its own, or a head on the policy
 
 
 @dataclass(frozen=True)

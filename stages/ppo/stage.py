@@ -11,6 +11,7 @@ from ...data_formats import Source, detect
 from ...pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
 from ..online import OnlineStage
+from ..online.stage import Critic
 from ..reward_model import RewardModel
 from ..strategies import LoRA, Strategy
 from ..token_tables import Request
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
-Critic = Literal["adapter", "shared"]
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
