@@ -2,7 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .classification import classification as classification
+from .data import Data as Data
+from .data import DataSource as DataSource
 from .examples import WAYS as WAYS
+from .examples import Call as Call
 from .examples import Completion as Completion
 from .examples import Conversation as Conversation
 from .examples import Detection as Detection
@@ -10,21 +14,29 @@ from .examples import Document as Document
 from .examples import Examples as Examples
 from .examples import Judged as Judged
 from .examples import Kind as Kind
+from .examples import Labelled as Labelled
 from .examples import Message as Message
 from .examples import Overlong as Overlong
 from .examples import Pair as Pair
 from .examples import Prompt as Prompt
 from .examples import Source as Source
+from .extraction import extraction as extraction
+from .format import BadRow as BadRow
+from .format import DataFormat as DataFormat
 from .holdout import hold_out as hold_out
 from .loading import detect as detect
 from .loading import read_examples as read_examples
 from .loading import sample as sample
 from .reader import digest as digest
+from .registry import register as register
+from .translation import translation as translation
 
 if TYPE_CHECKING:
     from .encoding import Encoded as Encoded
+    from .encoding import Limits as Limits
     from .encoding import encode as encode
-    from .encoding import encode_held_out as encode_held_out
+    from .encoding import encode_data as encode_data
+    from .questions import Question as Question
     from .report import DataReport as DataReport
     from .table import Ragged as Ragged
     from .table import TokenTable as TokenTable
@@ -33,8 +45,10 @@ if TYPE_CHECKING:
 _LATER = {
     "Encoded": "encoding",
     "encode": "encoding",
-    "encode_held_out": "encoding",
+    "Limits": "encoding",
+    "encode_data": "encoding",
     "DataReport": "report",
+    "Question": "questions",
     "Ragged": "table",
     "TokenTable": "table",
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["text", "conversation", "preference", "unpaired", "prompt"]
+Kind = Literal["text", "conversation", "preference", "unpaired", "prompt", "labelled"]
 Overlong = Literal["error", "drop", "truncate", "split"]  # what to do with rows longer than max_length
 WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is another one
     "text": ("error", "drop", "truncate", "split"),
@@ -15,17 +15,32 @@ WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is
     "preference": ("error", "drop", "truncate"),
     "unpaired": ("error", "drop", "truncate"),
     "prompt": ("error", "drop"),
+    "labelled": ("error", "drop", "truncate"),
 }
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Row = Mapping[str, Any]
+Tool = Mapping[str, Any]  # {"type": "function", "function": {"name", "description", "parameters"}}
 Source = str | Path | Sequence[Row]  # a file, or rows in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an assistant asks a tool to do; the arguments are always an object, never JSON text."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     role: Role
-    content: str
+    content: str  # may be empty on an assistant turn that calls tools
     trained: bool = True  # looked at on assistant turns only; False: read, not learned
+    calls: tuple[Call, ...] = ()
+    reasoning: str = ""  # what an assistant thought before it spoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +51,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
+    """A dialogue. `gold`: what its format's metric needs to judge an answer to everything but the last turn."""
+
     place: str
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    gold: Mapping[str, Any] | None = None  # JSON: {"answers": [...]}, {"label": ..., "labels": [...]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +96,20 @@ class Prompt:
     place: str
     prompt: tuple[Message, ...] | str
     columns: Mapping[str, Any]  # the row's other columns, for reward functions: "answer", "tests"
+    tools: tuple[Tool, ...] = ()
 
 
-Example = Document | Conversation | Completion | Pair | Judged | Prompt
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and its classes, for a model with a classification head."""
+
+    place: str
+    text: str
+    labels: tuple[int, ...]  # positions in the format's list of labels
+    several: bool = False  # the file has lists: any number of labels for each text
+
+
+Example = Document | Conversation | Completion | Pair | Judged | Prompt | Labelled
 
 
 @dataclass(frozen=True)

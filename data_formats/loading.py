@@ -1,23 +1,28 @@
-"""From a source to checked examples: the format is detected once, then every row must be in it."""
+"""From a source to checked examples: the format is found once, then every row must be in it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from posttrain.errors import DataFileError, RowError
+from posttrain.errors import DataFileError, RowError, SettingError
 
-from .examples import Detection, Example, Examples, Kind, Pair, Source
-from .fields import type_name, unread_columns
+from .data import Data
+from .examples import Conversation, Detection, Example, Examples, Kind, Message, Pair, Row, Source
+from .faults import SHOWN_FAULTS as SHOWN_FAULTS
+from .faults import Faults as Faults
+from .faults import broken, quarantine
+from .fields import listed, type_name, unread_columns
+from .file_types import Broken
 from .format import BadRow, DataFormat
 from .reader import Record, name_of, records
-from .registry import format_of
+from .registry import format_called, format_of
 
-SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
-SHOWN_ALIKE = 3  # with the same reason in the same field
 IDENTICAL_PAIRS_ALLOWED = 0.2
 SAMPLES = {
     "text": "text",
@@ -28,31 +33,24 @@ SAMPLES = {
 }
 
 
-def detect(source: Source, kind: Kind) -> Detection:
-    """The format of a source, from its first record alone."""
-    format_, _ = _open(source, kind)
-    return Detection(format_.name, format_.why)
+def detect(source: Source | Data, kind: Kind) -> Detection:
+    """The format of a source, from its first record alone; of a mixture, those of all parts."""
+    found = [_find_format(part, kind) for part in Data.of(source).parts()]
+    names, whys = ([getattr(one, name) for one in found] for name in ("name", "why"))
+    return Detection(", ".join(dict.fromkeys(names)), "; ".join(dict.fromkeys(whys)))
 
 
-def read_examples(source: Source, kind: Kind) -> Examples:
-    """All rows of a source as examples; raises a RowError that lists the rows that break the format."""
-    format_, rows = _open(source, kind)
-    faults, unread, examples = _Faults(), Counter[str](), list[Example]()
-    for record in rows:
-        faults.rows += 1
-        try:
-            row = _check_row(record)
-            if not format_.keeps_columns:
-                unread.update(unread_columns(row, format_))
-            examples.append(format_.read(row, record.place))
-            _check_margin(examples[-1], examples[0])
-        except BadRow as bad:
-            faults.add(record.place, bad)
-    faults.raise_if_any()
-    _refuse_identical_pairs(examples)
-    notes = [f"columns not read: {', '.join(sorted(map(str, unread)))}"] if unread else []
-    detection = Detection(format_.name, format_.why)
-    return Examples(tuple(examples), detection, name_of(source), kind, tuple(notes))
+def read_examples(source: Source | Data, kind: Kind) -> Examples:
+    """All rows of a source as examples in memory; raises a RowError that lists the rows that break the format."""
+    readings = Reading.open_all(Data.of(source), kind)
+    examples = tuple(chain.from_iterable(readings))
+    notes = tuple(note for reading in readings for note in reading.notes())
+    return Examples(examples, detection_of(readings), str(Data.of(source)), kind, notes)
+
+
+def detection_of(readings: Iterable[Reading]) -> Detection:
+    found = dict.fromkeys((reading.format.name, reading.format.why) for reading in readings)
+    return Detection(", ".join(name for name, _ in found), "; ".join(why for _, why in found))
 
 
 def sample(kind: Kind, *, held_out: bool = False) -> Path:
@@ -60,58 +58,238 @@ def sample(kind: Kind, *, held_out: bool = False) -> Path:
     return Path(__file__).parent / "samples" / f"{SAMPLES[kind]}{'_heldout' if held_out else ''}.jsonl"
 
 
-def _open(source: Source, kind: Kind) -> tuple[DataFormat, Iterator[Record]]:
-    rows = records(source)
-    first = next(rows, None)
-    if first is None:
-        raise DataFileError(f"{name_of(source)}: there is no record in it; it is empty.")
-    return format_of(first.value, kind, first.place), chain([first], rows)
+def _find_format(data: Data, kind: Kind) -> DataFormat:
+    if isinstance(data.format, DataFormat) and data.format.kind != kind:
+        raise SettingError(
+            f"Data format '{data.format.name}' is of kind '{data.format.kind}', and this stage takes kind '{kind}'."
+        )
+    first = _first_row(data)
+    if isinstance(data.format, DataFormat):
+        return data.format
+    if data.format is not None:
+        return format_called(data.format, first.value, kind, first.place)
+    return format_of(first.value, kind, first.place)
 
 
-def _check_row(record: Record) -> Mapping[str, object]:
-    if not isinstance(record.value, Mapping):
-        raise BadRow("", "wrong type", f"the record is {type_name(record.value)} and must be an object")
-    return record.value
+def _first_row(data: Data) -> Record:
+    """The first record with named fields; the first that can be read at all, where none has."""
+    faults, other = Faults(), list[Record]()
+    for record in islice(_records(data), data.limit):
+        if isinstance(record.value, Mapping):
+            return record
+        if isinstance(record.value, Broken):
+            faults.add(record.place, broken(record.value))
+        elif not other:
+            other.append(record)
+    if other:
+        return other[0]
+    faults.raise_if_any(faults.count)
+    raise DataFileError(f"{name_of(data.source)}: there is no record in it; it is empty.")
 
 
-def _check_margin(example: Example, first: Example) -> None:
-    if not (isinstance(example, Pair) and isinstance(first, Pair)):
-        return
-    if (example.margin is None) != (first.margin is None):
+def _records(data: Data) -> Iterator[Record]:
+    """The records of one source under the names that the formats know."""
+    return _renamed(records(data.source), data.columns) if data.columns else records(data.source)
+
+
+def _renamed(read: Iterator[Record], columns: Mapping[str, str]) -> Iterator[Record]:
+    """Raises DataFileError when the first row lacks a column; later rows may leave out what is optional."""
+    ours = {theirs: ours for ours, theirs in columns.items()}
+    free = [name for name in columns if name not in ours]
+    checked = False
+    for record in read:
+        if not isinstance(record.value, Mapping):
+            yield record
+            continue
+        if not checked:
+            _check_columns(record, columns)
+            checked = True
+        for name in free:
+            if name in record.value:
+                raise DataFileError(
+                    f"{record.place}: columns takes '{name}' from '{columns[name]}', and the row has a field '{name}', too; rename that one, or give it another name in columns."
+                )
+        row = {ours.get(name, name): value for name, value in record.value.items()}
+        yield Record(record.place, row)
+
+
+def _check_columns(record: Record, columns: Mapping[str, str]) -> None:
+    for theirs in columns.values():
+        if theirs not in record.value:
+            near = get_close_matches(theirs, [str(name) for name in record.value], n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the fields are {listed(record.value)}."
+            raise DataFileError(
+                f"{record.place}: columns names '{theirs}', which the row does not have; {hint}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    value: Any
+    place: str
+    bad: BadRow | None = None  # why it could not be expanded
+
+
+def _rows(data: Data, format_: DataFormat) -> Iterator[_Row]:
+    """The rows of one source, up to its limit."""
+    return islice(chain.from_iterable(_expanded(record, format_) for record in _records(data)), data.limit)
+
+
+def _expanded(record: Record, format_: DataFormat) -> Iterable[_Row]:
+    """One record of a file may hold several rows."""
+    if format_.expand is None or not isinstance(record.value, Mapping):
+        return (_Row(record.value, record.place),)
+    try:
+        return [_Row(*row) for row in format_.expand(record.value, record.place)]
+    except BadRow as bad:
+        return (_Row(record.value, record.place, bad),)
+
+
+def _objects(data: Data, format_: DataFormat) -> Iterator[Row]:
+    """The rows of one source that have named fields: what a format is prepared with."""
+    return (row.value for row in _rows(data, format_) if isinstance(row.value, Mapping) and not row.bad)
+
+
+def _prepared_for_all(parts: Sequence[Data], kind: Kind) -> DataFormat | None:
+    """The first part's format, with what is to be known about all parts in this format."""
+    found = [_find_format(part, kind) for part in parts]
+    if found[0].prepare is None:
+        return None
+    alike = [part for part, one in zip(parts, found, strict=True) if one.name == found[0].name]
+    return found[0].prepare(chain.from_iterable(_objects(part, found[0]) for part in alike))
+
+
+@dataclass
+class Reading:
+    """One pass over the rows of one source; the counts are whole when it has been iterated to the end."""
+
+    data: Data
+    kind: Kind
+    format: DataFormat
+    bad_rows: Path | None = None  # where quarantined rows are written
+    rows: int = 0  # all of them, good and bad
+    read: int = 0  # examples made
+    with_system: int = 0  # dialogues that were given the system prompt
+    identical: list[str] = field(default_factory=list)  # the first places of pairs with two equal answers
+    identical_pairs: int = 0
+    faults: Faults = field(default_factory=Faults)
+    unread: Counter[str] = field(default_factory=Counter)
+    before: Reading | None = None  # the part of the mixture that is read before this one
+    first: Example | None = None
+
+    @classmethod
+    def open_all(
+        cls, data: Data, kind: Kind, bad_rows: Path | None = None, like: Sequence[DataFormat] = ()
+    ) -> list[Reading]:
+        """One for each part of a mixture: all have margins or none has, and classes are numbered in all alike."""
+        parts = data.parts()
+        if kind == "labelled" and not like:
+            like = [_prepared_for_all(parts, kind)]
+        readings: list[Reading] = []
+        for part in parts:
+            readings.append(cls.open(part, kind, bad_rows, like))
+            readings[-1].before = readings[-2] if len(readings) > 1 else None
+        return readings
+
+    @classmethod
+    def open(
+        cls, data: Data, kind: Kind, bad_rows: Path | None = None, like: Sequence[DataFormat] = ()
+    ) -> Reading:
+        """`like`: the prepared formats of the training rows, for rows that are measured with the same labels."""
+        format_ = _find_format(data, kind)
+        format_ = next((known for known in like if known.name == format_.name), format_)
+        if format_.prepare is not None:
+            format_ = format_.prepare(_objects(data, format_))
+        return cls(data, kind, format_, bad_rows)
+
+    def __iter__(self) -> Iterator[Example]:
+        """The examples; after a bad row that is no quarantine's, none, but the other rows are still checked.
+
+        Raises RowError at the end.
+        """
+        keeps_on = self.data.on_bad_rows == "quarantine"
+        self.first = self.before.first if self.before else None
+        for row in _rows(self.data, self.format):
+            self.rows += 1
+            try:
+                example = self._read(row)
+            except BadRow as bad:
+                self._refuse(row.place, bad, row.value)
+                continue
+            self.first = self.first or example
+            if keeps_on or not self.faults.count:
+                self.read += 1
+                yield example
+        self.raise_if_refused()
+        self._refuse_identical_pairs()
+
+    def refuse(self, example: Example, reason: str) -> None:
+        """Of an example that the model's chat template or tokenizer cannot write."""
+        self.read -= 1
+        bad = BadRow("", "chat template", reason.removeprefix(f"{example.place}: "))
+        self._refuse(example.place, bad, asdict(example))
+
+    def _refuse(self, place: str, bad: BadRow, row: Any) -> None:
+        self.faults.add(place, bad)
+        if self.data.on_bad_rows == "quarantine" and self.bad_rows is not None:
+            quarantine(self.bad_rows, place, bad, row)
+
+    def raise_if_refused(self) -> None:
+        """Raises RowError that lists what was refused so far, where nothing is put into quarantine."""
+        if self.data.on_bad_rows == "error":
+            self.faults.raise_if_any(self.rows)
+
+    def _read(self, row: _Row) -> Example:
+        value, place = row.value, row.place
+        if row.bad is not None:
+            raise row.bad
+        if isinstance(value, Broken):
+            raise broken(value)
+        if not isinstance(value, Mapping):
+            raise BadRow("", "wrong type", f"the record is {type_name(value)} and must be an object")
+        if not self.format.keeps_columns:
+            self.unread.update(unread_columns(value, self.format))
+        example = self.format.to_example(value, place)
+        if isinstance(example, Pair):
+            _check_margin(example, self.first)
+            if example.chosen == example.rejected:
+                self.identical_pairs += 1
+                self.identical += [place] if len(self.identical) < 3 else []
+        return self._with_system(example) if self.data.system else example
+
+    def _with_system(self, example: Any) -> Example:
+        """The dialogue, or the prompt of whatever has one, with the system prompt that Data gives."""
+        assert self.data.system is not None
+        name = "messages" if isinstance(example, Conversation) else "prompt"
+        turns = getattr(example, name, None)
+        if not isinstance(turns, tuple):
+            raise BadRow("", "no dialogue", "is no dialogue, so Data(system=...) has no place in it")
+        if turns[0].role == "system":
+            return example
+        self.with_system += 1
+        return replace(example, **{name: (Message("system", self.data.system), *turns)})
+
+    def _refuse_identical_pairs(self) -> None:
+        if self.identical_pairs > IDENTICAL_PAIRS_ALLOWED * self.read:
+            raise RowError(
+                f"{self.identical_pairs} of {self.read} pairs have chosen equal to rejected ({', '.join(self.identical)}...); such a pair teaches nothing, so check how the file was made."
+            )
+
+    def notes(self) -> list[str]:
+        """What was in the source and is not used, and what was added."""
+        name = name_of(self.data.source)
+        notes = {
+            f"columns not read: {listed(sorted(map(str, self.unread)))}": self.unread,
+            f"{name}: limit={self.data.limit}, rows behind these were not read": self.rows == self.data.limit,
+            f"{name}: {self.with_system} of {self.read} dialogues were given the system prompt of Data(system=...)": self.with_system,
+            f"{name}: {self.faults.count} bad rows were put into quarantine ({self.faults.by_kind()}), see bad_rows.jsonl": self.faults.count,
+        }
+        return [note for note, happened in notes.items() if happened]
+
+
+def _check_margin(example: Pair, first: Example | None) -> None:
+    if isinstance(first, Pair) and (example.margin is None) != (first.margin is None):
         has, has_not = ("is missing", "has one") if example.margin is None else ("is given", "has none")
         raise BadRow(
             "margin", "missing field", f"{has} and {first.place} {has_not}; all rows need it, or none"
         )
-
-
-def _refuse_identical_pairs(examples: list[Example]) -> None:
-    same = [pair.place for pair in examples if isinstance(pair, Pair) and pair.chosen == pair.rejected]
-    if len(same) > IDENTICAL_PAIRS_ALLOWED * len(examples):
-        raise RowError(
-            f"{len(same)} of {len(examples)} pairs have chosen equal to rejected ({', '.join(same[:3])}...); such a pair teaches nothing, so check how the file was made."
-        )
-
-
-@dataclass
-class _Faults:
-    """Bad rows: the first of each reason in words, all of them counted by kind."""
-
-    rows: int = 0  # all of them, good and bad
-    lines: list[str] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)
-    alike: Counter[tuple[str, str]] = field(default_factory=Counter)  # by field and reason
-
-    def add(self, place: str, bad: BadRow) -> None:
-        self.kinds[bad.fault] += 1
-        self.alike[bad.field, bad.reason] += 1
-        if len(self.lines) < SHOWN_FAULTS and self.alike[bad.field, bad.reason] <= SHOWN_ALIKE:
-            self.lines.append(f"{place} {bad.field}: {bad.reason}" if bad.field else f"{place}: {bad.reason}")
-
-    def raise_if_any(self) -> None:
-        count = self.kinds.total()
-        if not count:
-            return
-        kinds = ", ".join(f"{kind} {number}" for kind, number in self.kinds.most_common())
-        more = [f"... and {count - len(self.lines)} more"] if count > len(self.lines) else []
-        rows = "1 row" if count == 1 else f"{count} rows"
-        raise RowError("\n".join([f"{rows} of {self.rows} cannot be read ({kinds}):", *self.lines, *more]))

@@ -1,50 +1,67 @@
-"""Prompts without answers, for the stages in which the model answers itself."""
+"""Prompts for the stages in which the model answers itself: any row that asks something, without its answer."""
 
 from __future__ import annotations
 
-from . import fields
-from .examples import Message, Prompt, Row
-from .format import DataFormat
+from collections.abc import Callable, Sequence
+
+from . import alpaca, fields
+from .dialogue import read_dialogue
+from .examples import Message, Prompt, Row, Tool
+from .format import BadRow, DataFormat
+from .qa import question_of
+from .tools import check_json, read_tools
 from .turns import check_prompt, read_turns
 
-
-def _read(row: Row, place: str) -> Prompt:
-    if isinstance(row["prompt"], (list, tuple)):
-        return Prompt(place, _turns(row, "prompt"), _others(row, "prompt"))
-    return Prompt(place, fields.text(row, "prompt"), _others(row, "prompt"))
+Asked = tuple[tuple[Message, ...] | str, tuple[Tool, ...]]
 
 
-def _read_messages(row: Row, place: str) -> Prompt:
-    return Prompt(place, _turns(row, "messages"), _others(row, "messages"))
+def _prompt(row: Row) -> Asked:
+    if not isinstance(fields.given(row, "prompt"), (list, tuple)):
+        if not fields.is_empty(row.get("tools")):
+            raise BadRow("tools", "unread column", "needs messages in 'prompt', not text")
+        return fields.text(row, "prompt"), ()
+    tools = read_tools(row.get("tools"), "tools")
+    return check_prompt(read_turns(row["prompt"], "prompt"), "prompt", tools), tools
 
 
-def _turns(row: Row, name: str) -> tuple[Message, ...]:
-    messages = read_turns(row[name], name)
-    check_prompt(messages, name)
-    return messages
+def _dialogue(column: str) -> Callable[[Row], Asked]:
+    def asked(row: Row) -> Asked:
+        turns, tools = read_dialogue(row, column)
+        waiting = turns[:-1] if turns[-1].message.role == "assistant" else turns
+        return check_prompt(waiting, column, tools), tools
+
+    return asked
 
 
-def _others(row: Row, name: str) -> Row:
-    return {column: value for column, value in row.items() if column != name}
+def _prompts(name: str, shape: str, columns: Sequence[str], ask: Callable[[Row], Asked]) -> DataFormat:
+    def read(row: Row, place: str) -> Prompt:
+        prompt, tools = ask(row)
+        kept = {key: row[key] for key in row if key not in columns}
+        for key, value in kept.items():
+            check_json(value, str(key), nan=True)  # they are stored beside the tokens
+        return Prompt(place, prompt, kept, tools)
+
+    return DataFormat(
+        name=name,
+        family="prompts",
+        kind="prompt",
+        shape=shape,
+        columns=tuple(columns),
+        detect=lambda row: columns[0] in row,
+        why=f"rows have '{columns[0]}'",
+        to_example=read,
+        keeps_columns=True,
+    )
 
 
-PROMPT_ONLY = DataFormat(
-    name="prompt_only",
-    kind="prompt",
-    shape='{"prompt"} as text or message list',
-    columns=("prompt",),
-    recognise=lambda row: "prompt" in row,
-    why="rows have 'prompt'",
-    read=_read,
-    keeps_columns=True,
-)
-PROMPT_MESSAGES = DataFormat(
-    name="prompt_messages",
-    kind="prompt",
-    shape='{"messages"} that end with a user turn',
-    columns=("messages",),
-    recognise=lambda row: "messages" in row,
-    why="rows have 'messages'",
-    read=_read_messages,
-    keeps_columns=True,
-)
+PROMPTS = (
+    _prompts("prompt_only", '{"prompt"} as text or message list', ("prompt", "tools"), _prompt),
+    _prompts("prompt_messages", '{"messages"}, an answer at the end is left out',
+             ("messages", "system", "tools", "functions"), _dialogue("messages")),
+    _prompts("prompt_sharegpt", '{"conversations"}, an answer at the end is left out',
+             ("conversations", "system", "tools", "functions"), _dialogue("conversations")),
+    _prompts("prompt_alpaca", '{"instruction", "input"}',
+             ("instruction", "input", "system", "history"), lambda row: (alpaca.asked(row), ())),
+    _prompts("prompt_question", '{"question", "context"}',
+             ("question", "context"), lambda row: ((Message("user", question_of(row)),), ())),
+)  # fmt: skip

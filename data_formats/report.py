@@ -2,40 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
-
-
-@dataclass
-class Tally:
-    """The counts while rows are encoded; DataReport is what they come to."""
-
-    lengths: list[int] = field(default_factory=list)  # tokens of each row before any cut
-    dropped: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
-    windows: int = 0  # made of the rows that were split
-    stop_tokens_lost: int = 0
-    stops_added: int = 0  # rows whose template ends no turn
-    expanded: int = 0  # dialogues that became one row for each answer
-    expanded_rows: int = 0
-    plain: int = 0  # rows without a chat template
-    put_into_template: int = 0  # rows of plain texts that became a user's turn and an answer
-    identical_pairs: int = 0
-    longer_chosen: int = 0
-    injected_text: str | None = None  # None: no row without a system turn was seen
-
-    def notes(self) -> list[str]:
-        notes = {
-            f"{self.put_into_template} rows of plain texts became one user turn and one answer in the model's chat template": self.put_into_template,
-            f"{self.plain} rows are plain prompts and answers, the model has no chat template to put around them": self.plain,
-            f"{self.expanded} dialogues became {self.expanded_rows} rows, one for each answer, because the chat template rewrites earlier turns or ends them with no stop token": self.expanded,
-            f"the chat template ends no turn with a stop token, the tokenizer's end token was added in {self.stops_added} rows": self.stops_added,
-            f"{self.cut} rows became {self.windows} windows of max_length tokens": self.windows,
-        }
-        return [note for note, happened in notes.items() if happened]
 
 
 @dataclass(frozen=True)
@@ -130,7 +100,7 @@ class DataReport:
         return lines
 
 
-def percentile(lengths: list[int], share: float) -> int:
+def percentile(lengths: Sequence[int], share: float) -> int:
     """The smallest length that is not passed by `share` of the rows; 0 of none."""
     ordered = sorted(lengths)
-    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0
+    return int(ordered[max(0, ceil(share * len(ordered)) - 1)]) if ordered else 0

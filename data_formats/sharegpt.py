@@ -1,73 +1,72 @@
-"""ShareGPT dialogues ({"from": "human", "value": ...}), and LLaMA-Factory's pairs built on them."""
+"""ShareGPT dialogues ({"from": "human", "value": ...}), LLaMA-Factory's pairs built on them, ms-swift's rounds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from . import fields
-from .examples import Conversation, Message, Pair, Role, Row
+from .dialogue import dialogue_metric, read_conversation, read_dialogue, uses_tools
+from .examples import Conversation, Message, Pair, Row
 from .format import BadRow, DataFormat
-from .turns import check_conversation, check_prompt, read_turn, read_turns
-
-ROLES: Mapping[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "system": "system",
-}
-
-
-def _turns(row: Row) -> tuple[Message, ...]:
-    messages = read_turns(row["conversations"], "conversations", role="from", content="value", roles=ROLES)
-    system = fields.optional_text(row, "system")
-    if not system:
-        return messages
-    if messages[0].role == "system":
-        raise BadRow(
-            "system", "order of turns", "is there beside a system turn in 'conversations'; keep one of them"
-        )
-    return (Message("system", system), *messages)
-
-
-def _answer(value: Any, field: str) -> str:
-    message = read_turn(value, field, role="from", content="value", roles=ROLES)
-    if message.role != "assistant":
-        raise BadRow(field, "order of turns", f"is of the {message.role} and must be an assistant turn")
-    return message.content
-
-
-def _read_dialogue(row: Row, place: str) -> Conversation:
-    messages = _turns(row)
-    check_conversation(messages, "conversations")
-    return Conversation(place, messages)
+from .turns import check_prompt, read_answer
 
 
 def _read_pair(row: Row, place: str) -> Pair:
-    prompt = _turns(row)
-    check_prompt(prompt, "conversations")
-    chosen, rejected = _answer(row["chosen"], "chosen"), _answer(row["rejected"], "rejected")
+    asked, tools = read_dialogue(row, "conversations")
+    prompt = check_prompt(asked, "conversations", tools)
+    chosen, rejected = (read_answer(fields.given(row, name), name) for name in ("chosen", "rejected"))
     return Pair(place, prompt, chosen, rejected, fields.optional_number(row, "margin"))
+
+
+def _read_rounds(row: Row, place: str) -> Conversation:
+    turns = [Message("system", system)] if (system := fields.optional_text(row, "system")) else []
+    rounds = fields.check_list(fields.given(row, "conversation"), "conversation")
+    if not rounds:
+        raise BadRow("conversation", "empty", "is an empty list; remove the row")
+    for i, item in enumerate(rounds):
+        both = fields.check_object(item, f"conversation[{i}]")
+        turns.append(Message("user", fields.text(both, "human", inside=f"conversation[{i}]")))
+        turns.append(Message("assistant", fields.text(both, "assistant", inside=f"conversation[{i}]")))
+    return Conversation(place, tuple(turns))
 
 
 SHAREGPT = DataFormat(
     name="sharegpt",
+    family="chat",
     kind="conversation",
     shape='{"conversations": [{"from", "value"}]}',
-    columns=("conversations", "system"),
-    recognise=lambda row: "conversations" in row and "chosen" not in row,
+    columns=("conversations", "system", "tools", "functions"),
+    detect=lambda row: "conversations" in row and "chosen" not in row,
     why="rows have 'conversations' with 'from'",
-    read=_read_dialogue,
+    to_example=lambda row, place: read_conversation(row, place, "conversations"),
+    metric=dialogue_metric,
+)
+SHAREGPT_TOOLS = replace(
+    SHAREGPT,
+    name="sharegpt_tools",
+    family="function_calling",
+    shape='{"conversations": [{"from": "function_call", ...}], "tools"}',
+    detect=lambda row: SHAREGPT.detect(row) and uses_tools(row, "conversations"),
+    why="rows have 'conversations' with 'from', and tools",
+)
+ROUNDS = DataFormat(
+    name="rounds",
+    family="chat",
+    kind="conversation",
+    shape='{"conversation": [{"human", "assistant"}]}',
+    columns=("conversation", "system"),
+    detect=lambda row: "conversation" in row,
+    why="rows have 'conversation' with rounds of 'human' and 'assistant'",
+    to_example=_read_rounds,
+    metric=dialogue_metric,
 )
 SHAREGPT_RANKING = DataFormat(
     name="sharegpt_ranking",
+    family="preference",
     kind="preference",
     shape='{"conversations": [...], "chosen": {"from", "value"}, "rejected": {"from", "value"}}',
     columns=("conversations", "system", "chosen", "rejected", "margin"),
-    recognise=lambda row: {"conversations", "chosen", "rejected"} <= row.keys(),
+    detect=lambda row: {"conversations", "chosen", "rejected"} <= row.keys(),
     why="rows have 'conversations', 'chosen' and 'rejected'",
-    read=_read_pair,
+    to_example=_read_pair,
 )

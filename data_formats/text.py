@@ -16,7 +16,7 @@ TEXT = DataFormat(
     kind="text",
     shape='{"text"}',
     columns=("text",),
-    recognise=lambda row: "text" in row,
+    detect=lambda row: "text" in row,
     why="rows have 'text'",
-    read=_read,
+    to_example=_read,
 )

@@ -6,6 +6,7 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "stages").is_dir():
     __path__.append(str(_Path(__file__).parents[1]))
 
+from posttrain.data_formats import Data
 from posttrain.errors import PosttrainError, RunInterrupted
 from posttrain.pipeline import ModelRef, Pipeline, Run, Stage, StageContext, StageResult
 from posttrain.stages import (
@@ -43,6 +44,7 @@ __all__ = [
     "RLOO",
     "SFT",
     "AdaLoRA",
+    "Data",
     "Freeze",
     "Full",
     "LoRA",

@@ -1,4 +1,5 @@
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from posttrain.data_formats import (
     read_examples,
     sample,
 )
-from posttrain.data_formats.registry import FORMATS
+from posttrain.data_formats.registry import formats
 from posttrain.errors import DataFileError, RowError
 
 U, A, S = "user", "assistant", "system"
@@ -151,12 +152,31 @@ def test_a_row_becomes_its_example(kind, name, row, example):
     assert (examples.source, examples.kind, examples.notes) == ("rows", kind, ())
 
 
-def test_every_format_has_a_good_row_here():
-    read_here = [
-        format_ for format_ in FORMATS if format_.kind != "unpaired"
-    ]  # those are in test_unpaired.py
-    assert len(read_here) == 12
-    assert {format_.name for format_ in read_here} == {name for _, name, _, _ in GOOD}
+GOOD_ELSEWHERE = {
+    "test_new_formats.py": [
+        *(("conversation", name) for name in ("openai_tools", "sharegpt_tools", "rounds", "qa", "squad")),
+        *(("conversation", name) for name in ("classification", "extraction", "translation")),
+        ("labelled", "classification"),
+        *(("prompt", name) for name in ("prompt_sharegpt", "prompt_alpaca", "prompt_question")),
+        *(("unpaired", name) for name in ("trl_explicit_prompt", "trl_implicit_prompt", "alpaca_ranking")),
+        *(("unpaired", name) for name in ("sharegpt_ranking", "swift_ranking")),
+    ],
+    "test_unpaired.py": [
+        ("unpaired", f"{name}_label")
+        for name in ("openai_messages", "sharegpt", "alpaca", "prompt_completion")
+    ],
+}
+
+
+def test_every_format_has_a_good_row_here_or_in_a_file_that_is_named():
+    here = {(kind, name) for kind, name, _, _ in GOOD}
+    elsewhere = [each for listed in GOOD_ELSEWHERE.values() for each in listed]
+    assert here.isdisjoint(elsewhere)
+    assert len(formats()) == len(here) + len(elsewhere) == 33
+    assert {(format_.kind, format_.name) for format_ in formats()} == here | set(elsewhere)
+    for file, listed in GOOD_ELSEWHERE.items():
+        text = (Path(__file__).parent / file).read_text()
+        assert [name for _, name in listed if f'"{name}"' not in text] == []
 
 
 def test_detection_says_why():
@@ -174,22 +194,22 @@ BAD_CONVERSATIONS = [
     ({"messages": turns((U, "hi"), (A, " \n"))}, "messages[1].content: is empty"),
     ({"messages": turns((U, "hi"), (A, None))}, "messages[1].content: is null and must be text"),
     ({"messages": turns((U, "hi"), (A, 3))}, "messages[1].content: is a number (3) and must be text"),
-    ({"messages": turns((U, "hi"), (A, ["yo"]))}, "messages[1].content: is a list and must be text"),
+    ({"messages": turns((U, "hi"), (A, ["yo"]))}, "messages[1].content[0]: is text and must be an object"),
     ({"messages": turns((U, "hi"), (A, "\ud800"))}, "messages[1].content: holds half a character (U+D800)"),
     (
         {"messages": [{"role": U}, {"role": A, "content": "yo"}]},
         "messages[0].content: is missing; the fields are role",
     ),
     (
-        {"messages": [{"from": "human", "value": "hi"}]},
-        "messages[0].role: is missing; the fields are from, value",
+        {"messages": [{"who": "human", "value": "hi"}]},
+        "messages[0].role: is missing; the fields are who, value",
     ),
     ({"messages": None}, "messages: is null and must be a list"),
     ({"messages": []}, "messages: is an empty list"),
     ({"messages": ["hi"]}, "messages[0]: is text and must be an object"),
     (
         {"messages": turns((U, "hi"), ("narrator", "yo"), (A, "a"))},
-        "messages[1].role: is 'narrator', which is no known role; the roles found are assistant, narrator, user, the known ones system, user, assistant",
+        "messages[1].role: is 'narrator', which is no known role; the roles found are assistant, narrator, user, the known ones system, developer, user, human, assistant",
     ),
     ({"messages": turns((U, "hi"), (S, "be"), (A, "yo"))}, "messages[1]: is a system turn; only the first"),
     ({"messages": turns((U, "hi"))}, "messages: has no assistant turn"),
@@ -220,28 +240,24 @@ BAD_CONVERSATIONS = [
         "messages: has 'loss' 0 on every assistant turn",
     ),
     (
-        {"messages": [{"role": U, "content": "a"}, {"role": A, "content": "b", "weight": 1}]},
-        "messages[1].weight: is not read",
+        {"messages": [{"role": U, "content": "a"}, {"role": A, "content": "b", "loss_scale": 2}]},
+        "messages[1].loss_scale: is not read",
     ),
     (
         {"messages": turns((U, "hi"), ("tool", "{}"), (A, "a"))},
-        "messages[1]: holds function calling, which is not read yet",
+        "messages[1]: is a tool result with no call before it",
     ),
     (
         {"messages": [{"role": U, "content": "a"}, {"role": A, "content": "b", "tool_calls": [{}]}]},
-        "messages[1]: holds function calling, which is not read yet",
-    ),
-    (
-        {"messages": turns(*HI), "tools": [{"name": "f"}]},
-        "tools: holds function calling, which is not read yet",
+        "messages[1].tool_calls[0].name: is missing",
     ),
     (
         {"messages": turns(*HI), "label": True},
-        "label: is not read by format openai_messages (messages); rename or remove",
+        "label: is not read by format openai_messages (messages, system, tools, functions); rename or remove",
     ),
     (
         {"conversations": share(("human", "a"), ("function_call", "{}"), ("gpt", "b"))},
-        "conversations[1]: holds function calling",
+        "conversations[1].value.name: is missing",
     ),
     (
         {"conversations": share(("human", "a"), ("gpt", "b"), ("human", "c"))},
@@ -265,7 +281,7 @@ BAD_CONVERSATIONS = [
     ),
     (
         {"prompt": "a", "completion": "b", "question": "c"},
-        "question: is not read by format prompt_completion (prompt, completion); did you mean 'prompt'?",
+        "question: is not read by format prompt_completion (prompt, completion, tools); did you mean 'prompt'?",
     ),
     (
         {"prompt": "a", "completion": turns((A, "b"))},
@@ -290,7 +306,7 @@ BAD_PAIRS = [
         {**PAIR, "chosen": turns((A, "a"), (U, "b"), (A, "c"))},
         "chosen: has 3 turns and must be one assistant turn",
     ),
-    ({**PAIR, "rejected": turns((U, "no"))}, "rejected[0]: must be an assistant turn"),
+    ({**PAIR, "rejected": turns((U, "no"))}, "rejected[0]: is of the user and must be an assistant turn"),
     ({**PAIR, "margin": "1"}, "margin: is text and must be a number"),
     ({**PAIR, "margin": float("inf")}, "margin: is inf and must be a finite number"),
     ({**PAIR, "margin": True}, "margin: is true or false and must be a number"),
@@ -396,9 +412,9 @@ def test_a_row_of_another_format_is_a_bad_row():
         ),
         (PAIR, "conversation", ["They are trl_explicit_prompt, which is of kind 'preference'"]),
         (
-            {"question": "a", "answer": "b"},
+            {"query": "a", "reply": "b"},
             "conversation",
-            ["'question' -> 'instruction'", "'answer' -> 'output' or 'completion'"],
+            ["'query' -> 'instruction'", "'reply' -> 'output' or 'completion'"],
         ),
     ],
 )
