@@ -1,52 +1,59 @@
-"""The ways from examples to token rows: documents, dialogues, pairs, judged answers and prompts."""
+"""The ways from examples to token rows: documents, dialogues, pairs, judged answers, prompts and labelled texts.
+
+Each kind is two steps, so that tokenising one batch can run beside the rendering of the next: an example becomes
+texts with spans, and their tokens become rows.
+"""
 
 from __future__ import annotations
 
-from array import array
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posttrain.errors import DataError
 
-from .examples import Completion, Conversation, Document, Judged, Kind, Message, Overlong, Pair, Prompt
-from .overlong import (
-    TOO_LONG,
-    AnswersRow,
-    PromptRow,
-    TokenRow,
-    fit_answers,
-    fit_rows,
-    refuse_many,
-    refuse_many_prompts,
+from .examples import (
+    Completion,
+    Conversation,
+    Document,
+    Example,
+    Judged,
+    Kind,
+    Labelled,
+    Message,
+    Pair,
+    Prompt,
 )
 from .render import ChatTemplate, Rendered, end_token, render_plain, start_token
-from .report import Tally
-from .table import TokenTable
-from .tokens import Tokenized, tokenize, tokenize_documents
+from .table import RECORDS, Ragged
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH = 1000  # examples tokenised in one call
+# What happened to a row on its way, one bit each.
+PLAIN, TEMPLATED, STOP_ADDED, EXPANDED, IDENTICAL = 1, 2, 4, 8, 16
 
 
-@dataclass(frozen=True)
+class RowRefused(DataError):
+    """The chat template cannot write this example; the text begins with its place."""
+
+
+@dataclass
 class Work:
-    """What all rows of one table share."""
+    """What all rows of one table share, and what is learned about the template on the way."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int
-    overlong: Overlong
-    tally: Tally
+    injected_text: str | None = None  # None: no row without a system turn was seen
 
     @cached_property
     def template(self) -> ChatTemplate:
         return ChatTemplate.of(self.tokenizer)  # on first use: plain texts need none
 
-    @property
+    @cached_property
     def has_template(self) -> bool:
         """Plain prompts and answers of a chat model are a turn each: without the template it would not be asked so."""
         return bool(self.tokenizer.chat_template)
@@ -63,189 +70,216 @@ class Work:
         """A plain text with the start token once."""
         return self.start + text.removeprefix(self.start)
 
+    def notes(self) -> list[str]:
+        """What was done about a template that cannot write what the rows hold."""
+        ability = vars(vars(self)["template"].ability) if "template" in vars(self) else {}
+        tried = ability.get("tools")
+        notes = {
+            "the chat template knows no tools: they are declared in the system prompt, and calls and results written as JSON and text in <tool_call> and <tool_response> tags": tried
+            is not None
+            and tried.added,
+            "the chat template takes the arguments of calls as JSON text": tried is not None
+            and tried.arguments == "text",
+            "the chat template shows no reasoning: it is written as <think> in front of the answer": ability.get(
+                "shows_reasoning"
+            )
+            is False,
+        }
+        return [note for note, happened in notes.items() if happened]
 
-def encode_documents(work: Work, documents: Sequence[Document]) -> TokenTable:
-    rows = []
-    for batch in _batches(documents):
-        texts = [work.plain(one.text).removesuffix(work.end) + work.end for one in batch]
-        for one, ids in zip(batch, tokenize_documents(work.tokenizer, texts), strict=True):
-            rows.append(TokenRow(one.place, ids, ((0, len(ids)),)))
-    return _row_table(work, rows)
-
-
-def encode_dialogues(work: Work, dialogues: Sequence[Conversation | Completion]) -> TokenTable:
-    rows: list[TokenRow] = []
-    for batch in _batches(dialogues):
-        rendered = [(one.place, each) for one in batch for each in _renderings(work, one)]
-        places, texts = [place for place, _ in rendered], [text for _, text in rendered]
-        tokens = tokenize(work.tokenizer, texts, places)
-        rows += [TokenRow(place, one.ids, one.spans) for place, one in zip(places, tokens, strict=True)]
-    return _row_table(work, rows)
-
-
-def encode_pairs(work: Work, pairs: Sequence[Pair]) -> TokenTable:
-    import numpy as np
-
-    rows: list[AnswersRow] = []
-    for batch in _batches(_different(work, pairs)):
-        answers = [[pair.chosen, pair.rejected] for pair in batch]
-        for pair, (prompt, (chosen, rejected)) in zip(batch, _answered(work, batch, answers), strict=True):
-            rows.append(AnswersRow(pair.place, prompt, (chosen, rejected), pair.margin))
-    work.tally.longer_chosen = sum(len(row.answers[0]) > len(row.answers[1]) for row in rows)
-    kept = _fit_answers(work, rows)
-    margins = [row.number for row in kept if row.number is not None]
-    columns = {
-        "prompt_ids": [row.prompt for row in kept],
-        "chosen_ids": [row.answers[0] for row in kept],
-        "rejected_ids": [row.answers[1] for row in kept],
-    }
-    return TokenTable.of(columns, {"margin": np.array(margins, np.float32)} if margins else None)
+    def look_for_system(self, messages: Sequence[Message]) -> None:
+        if self.injected_text is None and messages[0].role != "system":
+            self.injected_text = self.template.injected_system()
 
 
-def encode_judged(work: Work, examples: Sequence[Judged | Pair]) -> TokenTable:
-    """Answers with verdicts; a pair is two of them."""
-    import numpy as np
+@dataclass(slots=True)
+class Texts:
+    """An example as texts, not yet tokens."""
 
-    rows: list[AnswersRow] = []
-    for batch in _batches(_different(work, examples)):
-        answers = [[one.chosen, one.rejected] if isinstance(one, Pair) else [one.answer] for one in batch]
-        for one, (prompt, ids) in zip(batch, _answered(work, batch, answers), strict=True):
-            verdicts = (True, False) if isinstance(one, Pair) else (one.desirable,)
-            rows += [
-                AnswersRow(one.place, prompt, (answer,), float(verdict))
-                for answer, verdict in zip(ids, verdicts, strict=True)
-            ]
-    kept = _fit_answers(work, rows)
-    columns = {
-        "prompt_ids": [row.prompt for row in kept],
-        "completion_ids": [row.answers[0] for row in kept],
-    }
-    return TokenTable.of(columns, {"label": np.array([row.number for row in kept], bool)})
+    example: Example
+    rendered: list[Rendered]
+    flags: int = 0
+    number: int = 0  # among all examples of the data
 
 
-def encode_prompts(work: Work, prompts: Sequence[Prompt]) -> TokenTable:
-    """Prompts up to where the model starts to answer, and beside them what a reward function is given."""
-    rows: list[PromptRow] = []
-    for batch in _batches(prompts):
-        texts = [_prompt_text(work, one) for one in batch]
-        for one, ids in zip(batch, tokenize_documents(work.tokenizer, texts), strict=True):
-            rows.append(PromptRow(one.place, ids, one.prompt, one.columns))
-    work.tally.lengths = [row.length for row in rows]
-    if work.overlong == "error":
-        refuse_many_prompts(rows, work.max_length)
-    kept = [row for row in rows if row.length <= work.max_length]
-    if dropped := len(rows) - len(kept):
-        work.tally.dropped[TOO_LONG] = dropped
-    return TokenTable.of({"prompt_ids": (row.ids for row in kept)}, records=[row.record() for row in kept])
+class Rows(NamedTuple):
+    """Rows of a batch before they are fitted into max_length."""
+
+    columns: Mapping[str, tuple[Any, Any]]  # (all values, length of each row) of each column of the encoder
+    owners: Sequence[int]  # whose row each is: its place in the batch
+    values: Sequence[float]  # the pair's margin; 1 for a good answer; the only label
 
 
-ENCODERS: Mapping[Kind, Callable[[Work, Sequence[Any]], TokenTable]] = {
-    "text": encode_documents,
-    "conversation": encode_dialogues,
-    "preference": encode_pairs,
-    "unpaired": encode_judged,
-    "prompt": encode_prompts,
-}
+@dataclass(frozen=True)
+class Encoder:
+    """How examples of one kind become rows."""
+
+    columns: Mapping[str, str]  # dtype by name
+    render: Callable[[Work, Any], Texts]
+    rows: Callable[[Sequence[Texts], Tokens], Rows]
+    lengths: tuple[str, ...] = field(default=("ids",))  # the columns whose lengths a row's length is made of
 
 
-def _renderings(work: Work, example: Conversation | Completion) -> list[Rendered]:
+def _render_document(work: Work, example: Document) -> Texts:
+    text = work.plain(example.text).removesuffix(work.end) + work.end
+    return Texts(example, [Rendered(text, ((0, len(text)),))])
+
+
+def _render_dialogue(work: Work, example: Conversation | Completion) -> Texts:
     if isinstance(example, Completion):
         if not work.has_template:
-            work.tally.plain += 1
-            return [render_plain(work.plain(example.prompt), example.completion, work.end)]
-        work.tally.put_into_template += 1
+            rendered = render_plain(work.plain(example.prompt), example.completion, work.end)
+            return Texts(example, [rendered], PLAIN)
         turns = Message("user", example.prompt), Message("assistant", example.completion)
-        example = Conversation(example.place, turns)
-    _look_for_system(work, example.messages)
+        texts = _render_dialogue(work, Conversation(example.place, turns))
+        return Texts(example, texts.rendered, texts.flags | TEMPLATED)
+    work.look_for_system(example.messages)
     with _at(example.place):
-        rendered = work.template.renderings(example.messages)
-    work.tally.stops_added += any(one.stop_added for one in rendered)
-    if len(rendered) > 1:
-        work.tally.expanded += 1
-        work.tally.expanded_rows += len(rendered)
-    return rendered
+        rendered_all = work.template.with_tools(example.tools).renderings(example.messages)
+    flags = STOP_ADDED * any(one.stop_added for one in rendered_all) | EXPANDED * (len(rendered_all) > 1)
+    return Texts(example, rendered_all, flags)
 
 
-def _prompt_text(work: Work, example: Prompt) -> str:
-    prompt = example.prompt
+def _token_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    owners = [i for i, texts in enumerate(batch) for _ in texts.rendered]
+    return Rows({"ids": _whole(tokens.ids), "spans": _whole(tokens.spans)}, owners, [0.0] * len(owners))
+
+
+def _whole(column: Ragged) -> tuple[Any, Any]:
+    return column.values, column.lengths
+
+
+def _written(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Columns of rows that were made one by one."""
+    columns = {name: Ragged.of(row[name] for row in rows) for name in (rows[0] if rows else ())}
+    return {name: _whole(column) for name, column in columns.items()}
+
+
+def _render_answers(work: Work, example: Pair | Judged) -> Texts:
+    answers = [example.chosen, example.rejected] if isinstance(example, Pair) else [example.answer]
+    prompt, flags = example.prompt, IDENTICAL * (len(set(answers)) < len(answers))
     if isinstance(prompt, str):
         if not work.has_template:
-            work.tally.plain += 1
-            return work.plain(prompt)
-        work.tally.put_into_template += 1
+            plain = [render_plain(work.plain(prompt), answer, work.end) for answer in answers]
+            return Texts(example, plain, flags | PLAIN)
+        flags |= TEMPLATED
         prompt = (Message("user", prompt),)
-    _look_for_system(work, prompt)
-    with _at(example.place):
-        return work.template.prompt(prompt)
-
-
-def _different(work: Work, examples: Sequence[Any]) -> list[Any]:
-    """The examples without the pairs whose answers are the same."""
-    different = [one for one in examples if not (isinstance(one, Pair) and one.chosen == one.rejected)]
-    if same := len(examples) - len(different):
-        work.tally.identical_pairs = same
-        work.tally.dropped["chosen equal to rejected"] = same
-    return different
-
-
-def _answered(
-    work: Work, examples: Sequence[Pair | Judged], answers: Sequence[Sequence[str]]
-) -> Iterator[tuple[array[int], list[array[int]]]]:
-    """(tokens of the prompt, tokens of each of its answers) of every example."""
-    rendered = [_renderings_of(work, one, texts) for one, texts in zip(examples, answers, strict=True)]
-    places = [one.place for one, texts in zip(examples, answers, strict=True) for _ in texts]
-    tokens = iter(tokenize(work.tokenizer, [text for each in rendered for text in each], places))
-    for one, each in zip(examples, rendered, strict=True):
-        yield _one_prompt(one.place, [next(tokens) for _ in each])
-
-
-def _renderings_of(work: Work, example: Pair | Judged, answers: Sequence[str]) -> list[Rendered]:
-    prompt = example.prompt
-    if isinstance(prompt, str):
-        if not work.has_template:
-            work.tally.plain += 1
-            return [render_plain(work.plain(prompt), answer, work.end) for answer in answers]
-        work.tally.put_into_template += 1
-        prompt = (Message("user", prompt),)
-    _look_for_system(work, prompt)
+    work.look_for_system(prompt)
     with _at(example.place):
         rendered = [work.template.render_last((*prompt, Message("assistant", answer))) for answer in answers]
-    work.tally.stops_added += any(one.stop_added for one in rendered)
-    return rendered
+    return Texts(example, rendered, flags | STOP_ADDED * any(one.stop_added for one in rendered))
 
 
-def _look_for_system(work: Work, messages: Sequence[Message]) -> None:
-    if work.tally.injected_text is None and messages[0].role != "system":
-        work.tally.injected_text = work.template.injected_system()
+def _pair_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    rows, margins = [], []
+    for (prompt, (chosen, rejected)), texts in zip(_answered(batch, tokens), batch, strict=True):
+        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+        margin = texts.example.margin if isinstance(texts.example, Pair) else None
+        margins.append(float("nan") if margin is None else margin)
+    return Rows(_written(rows), range(len(rows)), margins)
 
 
-def _one_prompt(place: str, tokens: Sequence[Tokenized]) -> tuple[array[int], list[array[int]]]:
-    spans = [one.spans[0] for one in tokens]
-    prompts = [one.ids[:start] for one, (start, _) in zip(tokens, spans, strict=True)]
-    if prompts[0] != prompts[-1]:
-        raise DataError(
-            f"{place}: the prompt becomes other tokens before the chosen than before the rejected answer; change the white space where the answers begin."
-        )
-    return prompts[0], [one.ids[start:end] for one, (start, end) in zip(tokens, spans, strict=True)]
+def _judged_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    """A pair is a good answer and a bad one."""
+    rows, owners, verdicts = [], [], list[float]()
+    for i, ((prompt, answers), texts) in enumerate(zip(_answered(batch, tokens), batch, strict=True)):
+        example = texts.example
+        verdicts += (float(example.desirable),) if isinstance(example, Judged) else (1.0, 0.0)
+        rows += [{"prompt_ids": prompt, "completion_ids": answer} for answer in answers]
+        owners += [i] * len(answers)
+    return Rows(_written(rows), owners, verdicts)
 
 
-def _row_table(work: Work, rows: Sequence[TokenRow]) -> TokenTable:
-    work.tally.lengths = [row.length for row in rows]
-    if work.overlong == "error":
-        refuse_many(rows, work.max_length, "'drop', 'truncate' or 'split'")
-    kept = list(fit_rows(rows, work.max_length, work.overlong, work.tally))
-    return TokenTable.of({"input_ids": (row.ids for row in kept), "labels": (row.labels() for row in kept)})
+def _answered(batch: Sequence[Texts], tokens: Tokens) -> Iterator[tuple[Any, list[Any]]]:
+    """(tokens of the prompt, tokens of each of its answers) of each example."""
+    row = 0
+    for texts in batch:
+        answers, prompts = [], []
+        for _ in texts.rendered:
+            start, end = tokens.spans[row].tolist()
+            ids = tokens.ids[row]
+            prompts.append(ids[:start])
+            answers.append(ids[start:end])
+            row += 1
+        if prompts[0].tolist() != prompts[-1].tolist():
+            raise DataError(
+                f"{texts.example.place}: the prompt becomes other tokens before the chosen than before the rejected answer; change the white space where the answers begin."
+            )
+        yield prompts[0], answers
 
 
-def _fit_answers(work: Work, rows: Sequence[AnswersRow]) -> list[AnswersRow]:
-    work.tally.lengths = [row.length for row in rows]
-    if work.overlong == "error":
-        refuse_many(rows, work.max_length, "'drop' or 'truncate'")
-    return list(fit_answers(rows, work.max_length, work.overlong, work.tally))
+def _render_prompt(work: Work, example: Prompt) -> Texts:
+    prompt, flags = example.prompt, 0
+    if isinstance(prompt, str):
+        if not work.has_template:
+            return Texts(example, [Rendered(work.plain(prompt), ())], PLAIN)
+        flags = TEMPLATED
+        prompt = (Message("user", prompt),)
+    work.look_for_system(prompt)
+    with _at(example.place):
+        text = work.template.with_tools(example.tools).prompt(prompt)
+    return Texts(example, [Rendered(text, ())], flags)
 
 
-def _batches(examples: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (examples[at : at + BATCH] for at in range(0, len(examples), BATCH))
+def _prompt_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    """Up to where the model starts to answer, and beside it what a reward function is given."""
+    lines = [_record(texts.example) for texts in batch]
+    records = (b"".join(lines), [len(line) for line in lines])
+    columns = {"prompt_ids": _whole(tokens.ids), RECORDS: records}
+    return Rows(columns, range(len(batch)), [0.0] * len(batch))
+
+
+def _record(example: Example) -> bytes:
+    assert isinstance(example, Prompt)
+    record = {"prompt": _as_written(example.prompt), "columns": dict(example.columns)}
+    try:
+        return json.dumps(record).encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{example.place}: a column cannot be written as JSON ({error}).") from None
+
+
+def _as_written(prompt: Sequence[Message] | str) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [
+        {"role": turn.role, "content": turn.content}
+        | ({"tool_calls": [call.as_dict() for call in turn.calls]} if turn.calls else {})
+        for turn in prompt
+    ]
+
+
+def _render_labelled(work: Work, example: Labelled) -> Texts:
+    return Texts(example, [Rendered(work.plain(example.text).removesuffix(work.end) + work.end, ())])
+
+
+def _labelled_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    examples = [texts.example for texts in batch]
+    labels = [example.labels for example in examples if isinstance(example, Labelled)]
+    columns = {"ids": _whole(tokens.ids), "labels": _whole(Ragged.of(labels))}
+    return Rows(columns, range(len(batch)), [0.0] * len(batch))
+
+
+_DIALOGUES = {"ids": "int32", "spans": "int32"}
+ENCODERS: Mapping[Kind, Encoder] = {
+    "text": Encoder(_DIALOGUES, _render_document, _token_rows),
+    "conversation": Encoder(_DIALOGUES, _render_dialogue, _token_rows),
+    "preference": Encoder(
+        {"prompt_ids": "int32", "chosen_ids": "int32", "rejected_ids": "int32"},
+        _render_answers,
+        _pair_rows,
+        ("prompt_ids", "chosen_ids", "rejected_ids"),
+    ),
+    "unpaired": Encoder(
+        {"prompt_ids": "int32", "completion_ids": "int32"},
+        _render_answers,
+        _judged_rows,
+        ("prompt_ids", "completion_ids"),
+    ),
+    "prompt": Encoder(
+        {"prompt_ids": "int32", RECORDS: "uint8"}, _render_prompt, _prompt_rows, ("prompt_ids",)
+    ),
+    "labelled": Encoder({"ids": "int32", "labels": "int32"}, _render_labelled, _labelled_rows),
+}
 
 
 @contextmanager
@@ -254,4 +288,4 @@ def _at(place: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{place}: {error}") from None
+        raise RowRefused(f"{place}: {error}") from None

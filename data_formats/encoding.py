@@ -1,18 +1,31 @@
-"""From examples to a token table and the report that goes with it."""
+"""From a stage's data to token tables and the report that goes with them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from posttrain.errors import EmptyStageDataError, SettingError
+from posttrain.errors import DataError, EmptyStageDataError, SettingError
 
-from .encoders import ENCODERS, Work
-from .examples import WAYS, Examples, Kind, Overlong
-from .report import DataReport, Tally, percentile
+from .data import Data
+from .encoders import EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED
+from .examples import WAYS, Detection, Example, Examples, Kind, Overlong
+from .format import DataFormat
+from .holdout import divide
+from .loading import Reading, detection_of
+from .mixture import mixed
+from .overlong import COLUMNS, Fitted, fit, numbers_of
+from .questions import Question, questions_of
+from .raw import RawRows, write_rows
+from .report import DataReport, percentile
+from .spill import Spill
 from .table import TokenTable
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 
@@ -20,74 +33,246 @@ if TYPE_CHECKING:
 class Encoded:
     table: TokenTable
     report: DataReport
+    questions: tuple[Question, ...] = ()  # of rows that are held out
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a row may be, and what becomes of longer ones."""
+
+    max_length: int
+    overlong: Overlong
+
+    def check(self, kind: Kind) -> None:
+        """Raises SettingError."""
+        if self.max_length < 2:
+            raise SettingError(f"max_length must be at least 2 tokens, not {self.max_length}.")
+        if self.overlong not in get_args(Overlong):
+            raise SettingError(
+                f"overlong must be one of {', '.join(get_args(Overlong))}, not '{self.overlong}'."
+            )
+        if self.overlong not in WAYS[kind]:
+            raise SettingError(
+                f"overlong='{self.overlong}' does not work here; rows of kind {kind} can be met with {', '.join(WAYS[kind])}."
+            )
+
+    @property
+    def when_measured(self) -> Limits:
+        """Of rows that are only measured: too long a row is dropped and counted where training would stop."""
+        return replace(self, overlong="drop") if self.overlong == "error" else self
 
 
 def encode(
     examples: Examples, tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlong: Overlong
 ) -> Encoded:
-    """Render every example once, find and prove what is trained, and fit the rows into max_length.
+    """Examples in memory: render every one once, find and prove what is trained, fit the rows into max_length.
 
     Raises DataError: OverlongError, RowError, or EmptyStageDataError when no row is left.
     """
-    encoded = _encode(examples, tokenizer, max_length, overlong)
-    if not len(encoded.table):
-        reasons = encoded.report.reasons() or "no row was read"
-        raise EmptyStageDataError(
-            f"{examples.source}: nothing is left to train on ({reasons}); check the data and max_length={max_length}."
-        )
-    return encoded
+    limits = Limits(max_length, overlong)
+    limits.check(examples.kind)
+    with tempfile.TemporaryDirectory(prefix="posttrain-") as aside:
+        folder = Path(aside)
+        raw = write_rows(examples.examples, examples.kind, tokenizer, folder / "raw")
+        source = Account(examples.source, examples.detection, len(examples), examples.notes)
+        made = finish(raw, raw.order, limits, source, folder / "table")
+        table = made.table.in_memory()
+    _refuse_empty(made.report)
+    return Encoded(table, made.report)
 
 
-def encode_held_out(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlong: Overlong
-) -> Encoded:
-    """As `encode`, for rows that are only measured: too long a row is dropped and counted where training would
-    stop, and none may be left.
+def encode_data(
+    data: Data,
+    eval_data: Data | None,
+    kind: Kind,
+    tokenizer: PreTrainedTokenizerBase,
+    limits: Limits,
+    folder: Path,
+) -> Mapping[str, Encoded]:
+    """Both sources as tables on disk: {"train", "held_out"}, the second one only where rows are held out.
+
+    Without eval_data, rows of `data` are held out. Every row is read, checked, rendered and tokenised once, in
+    bounded memory. Quarantined rows are in folder/bad_rows.jsonl.
+    Raises DataError: RowError, OverlongError, or EmptyStageDataError when no row is left to train on.
     """
-    return _encode(examples, tokenizer, max_length, "drop" if overlong == "error" else overlong)
-
-
-def _encode(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int, overlong: Overlong
-) -> Encoded:
-    _check_settings(examples.kind, max_length, overlong)
-    tally = Tally()
-    table = ENCODERS[examples.kind](Work(tokenizer, max_length, overlong, tally), examples.examples)
-    return Encoded(table, _report(examples, table, tally, max_length))
-
-
-def _check_settings(kind: Kind, max_length: int, overlong: Overlong) -> None:
-    if max_length < 2:
-        raise SettingError(f"max_length must be at least 2 tokens, not {max_length}.")
-    if overlong not in get_args(Overlong):
-        raise SettingError(f"overlong must be one of {', '.join(get_args(Overlong))}, not '{overlong}'.")
-    if overlong not in WAYS[kind]:
-        raise SettingError(
-            f"overlong='{overlong}' does not work here; rows of kind {kind} can be met with {', '.join(WAYS[kind])}."
+    limits.check(kind)
+    parts, raw = read_rows(data, kind, tokenizer, folder)
+    account = Account.of(data, parts)
+    if eval_data is None:
+        train, held, few = divide(raw.hashes)
+        account = replace(account, notes=(*account.notes, *few))
+        held_raw, held_account = raw, replace(account, notes=(), bad=0)
+    else:
+        train = raw.order
+        formats = [part.format for part in parts]
+        eval_parts, held_raw = read_rows(eval_data, kind, tokenizer, folder, "eval_", formats)
+        held, held_account = held_raw.order, Account.of(eval_data, eval_parts)
+    shares = data.shares()
+    if shares is not None:
+        sizes = [part.read for part in parts]
+        train, note = mixed(raw.examples, train, sizes, shares, data.interleave or "first_exhausted")
+        account = replace(
+            account, notes=(*account.notes, note.format(names=[str(part.data) for part in parts]))
         )
+    made = {"train": finish(raw, train, limits, account, folder / "train")}
+    _refuse_empty(made["train"].report)
+    if len(held):
+        measured = finish(held_raw, held, limits.when_measured, held_account, folder / "held_out")
+        asked = _questions(held_raw, held, parts if eval_data is None else eval_parts, limits)
+        made["held_out"] = replace(measured, questions=tuple(asked))
+    return made
 
 
-def _report(examples: Examples, table: TokenTable, tally: Tally, max_length: int) -> DataReport:
+def _questions(raw: RawRows, held: np.ndarray, parts: list[Reading], limits: Limits) -> list[Question]:
+    if raw.kind != "conversation":
+        return []
+    formats = [part.format.name for part in parts for _ in range(part.read)]
+    return questions_of(raw, held.tolist(), raw.lowest, formats, limits.max_length)
+
+
+def read_rows(
+    data: Data,
+    kind: Kind,
+    tokenizer: Any,
+    folder: Path,
+    prefix: str = "",
+    like: Sequence[DataFormat] = (),
+    see: Callable[[Example], None] = lambda example: None,
+) -> tuple[list[Reading], RawRows]:
+    """All sources of `data` in one set of rows, one behind the other. `see` is shown every example."""
+    parts = Reading.open_all(data, kind, folder / f"{prefix}bad_rows.jsonl", like)
+    ends: list[int] = []  # how many examples had been seen when each part was at its end
+
+    def examples() -> Iterator[Example]:
+        seen = 0
+        for part in parts:
+            for example in part:
+                see(example)
+                seen += 1
+                yield example
+            ends.append(seen)
+
+    def refuse(number: int, example: Example, error: DataError) -> None:
+        parts[sum(number >= end for end in ends)].refuse(example, str(error))
+
+    raw = write_rows(examples(), kind, tokenizer, folder / f"{prefix}raw", refuse)
+    for part in parts:
+        part.raise_if_refused()
+    return parts, raw
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where rows came from."""
+
+    source: str
+    detection: Detection
+    rows: int
+    notes: tuple[str, ...]
+    bad: int = 0
+
+    @classmethod
+    def of(cls, data: Data, parts: list[Reading]) -> Account:
+        notes = tuple(note for part in parts for note in part.notes())
+        bad = sum(part.faults.count for part in parts)
+        return cls(str(data), detection_of(parts), sum(part.read for part in parts) + bad, notes, bad)
+
+
+def finish(raw: RawRows, rows: np.ndarray, limits: Limits, account: Account, folder: Path) -> Encoded:
+    """The chosen rows as a table in `folder`, and the report of them."""
+    import numpy as np
+
+    numbers = dict(numbers_of(raw.kind))
+    if "margin" in numbers and (not len(rows) or np.isnan(raw.numbers[rows[0]])):
+        numbers = {}
+    spill = Spill(folder, COLUMNS[raw.kind], numbers)
+    fitted = fit(raw, rows, limits.max_length, limits.overlong, spill)
+    spill.finish()
+    table = TokenTable.load(folder)
+    return Encoded(table, _report(raw, rows, fitted, limits, account, table))
+
+
+def _report(
+    raw: RawRows, rows: np.ndarray, fitted: Fitted, limits: Limits, account: Account, table: TokenTable
+) -> DataReport:
+    import numpy as np
+
+    flags = raw.flags[rows]
+    different = rows[(flags & IDENTICAL) == 0]
+    identical = len(np.unique(raw.examples[rows[(flags & IDENTICAL) > 0]]))
+    if identical:
+        fitted.dropped["chosen equal to rejected"] = identical
+    if account.bad:
+        fitted.dropped["quarantined"] = account.bad
+    lengths = raw.lengths[different]
+    longest = int(lengths.max(initial=0))
+    chosen_longer = (
+        float((raw.each_length("chosen_ids") > raw.each_length("rejected_ids"))[different].mean())
+        if raw.kind == "preference" and len(different)
+        else 0.0
+    )
+    read = len(np.unique(raw.examples[rows])) + account.bad
     return DataReport(
-        source=examples.source,
-        format=examples.detection.format,
-        why=examples.detection.why,
-        rows_read=len(examples),
+        source=account.source,
+        format=account.detection.format,
+        why=account.detection.why,
+        rows_read=read,
         rows_kept=len(table),
-        rows_cut=tally.cut,
-        rows_dropped=tally.dropped.total(),
-        dropped_reasons=dict(tally.dropped),
+        rows_cut=fitted.cut,
+        rows_dropped=fitted.dropped.total(),
+        dropped_reasons=dict(fitted.dropped),
         tokens=table.tokens,
         trained_tokens=table.trained_tokens,
-        length_p50=percentile(tally.lengths, 0.5),
-        length_p95=percentile(tally.lengths, 0.95),
-        length_max=max(tally.lengths, default=0),
-        max_length=max_length,
-        overlong_rows=sum(length > max_length for length in tally.lengths),
-        smallest_max_length_that_fits=max(tally.lengths, default=0),
-        stop_tokens_lost=tally.stop_tokens_lost,
-        injected_text=tally.injected_text or "",
-        identical_pairs=tally.identical_pairs,
-        length_bias=tally.longer_chosen / max(1, len(tally.lengths)),
-        notes=(*examples.notes, *tally.notes()),
+        length_p50=percentile(lengths, 0.5),
+        length_p95=percentile(lengths, 0.95),
+        length_max=longest,
+        max_length=limits.max_length,
+        overlong_rows=int((lengths > limits.max_length).sum()),
+        smallest_max_length_that_fits=longest,
+        stop_tokens_lost=fitted.stop_tokens_lost,
+        injected_text=raw.injected_text,
+        identical_pairs=identical,
+        length_bias=chosen_longer,
+        notes=(*account.notes, *_notes(raw, rows, fitted), *_tokenized_by(raw)),
     )
+
+
+def _notes(raw: RawRows, rows: np.ndarray, fitted: Fitted) -> list[str]:
+    """What happened to the rows, counted by example."""
+    import numpy as np
+
+    def examples_with(flag: int) -> int:
+        return len(np.unique(raw.examples[rows[(raw.flags[rows] & flag) > 0]]))
+
+    expanded_rows = int(((raw.flags[rows] & EXPANDED) > 0).sum())
+    notes = {
+        f"{examples_with(TEMPLATED)} rows of plain texts became one user turn and one answer in the model's chat template": examples_with(
+            TEMPLATED
+        ),
+        f"{examples_with(PLAIN)} rows are plain prompts and answers, the model has no chat template to put around them": examples_with(
+            PLAIN
+        ),
+        f"{examples_with(EXPANDED)} dialogues became {expanded_rows} rows, one for each answer, because the chat template rewrites earlier turns or ends them with no stop token": expanded_rows,
+        f"the chat template ends no turn with a stop token, the tokenizer's end token was added in {examples_with(STOP_ADDED)} rows": examples_with(
+            STOP_ADDED
+        ),
+        f"{fitted.cut} rows became {fitted.windows} windows of max_length tokens": fitted.windows,
+    }
+    return [note for note, happened in notes.items() if happened] + list(raw.notes)
+
+
+def _tokenized_by(raw: RawRows) -> list[str]:
+    """tokenizers needs no mention, a faster library does."""
+    return (
+        []
+        if raw.tokenized_by.startswith("tokenizers ")
+        else [f"tokenised by {raw.tokenized_by}, proven equal to tokenizers"] * bool(raw.tokenized_by)
+    )
+
+
+def _refuse_empty(report: DataReport) -> None:
+    if not report.rows_kept:
+        reasons = report.reasons() or "no row was read"
+        raise EmptyStageDataError(
+            f"{report.source}: nothing is left to train on ({reasons}); check the data and max_length={report.max_length}."
+        )

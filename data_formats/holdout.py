@@ -3,35 +3,79 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, replace
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from posttrain.errors import SettingError
 
-from .examples import Example, Examples, Judged, Pair, Prompt
+from .examples import Completion, Conversation, Example, Examples, Judged, Message, Pair, Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HASHES = 2**64
 
 
 def hold_out(examples: Examples, share: float = 0.05, at_least: int = 8) -> tuple[Examples, Examples]:
-    """(train, held-out). Fewer than 2 * at_least different rows: the held-out part is empty, and a note says so.
+    """(train, held-out) of examples in memory, as `divide` divides them."""
+    import numpy as np
+
+    hashes = np.array([content_hash(example) for example in examples.examples], dtype=np.uint64)
+    train, held, notes = divide(hashes, share, at_least)
+    parts = [tuple(examples.examples[i] for i in part.tolist()) for part in (train, held)]
+    return replace(examples, examples=parts[0], notes=(*examples.notes, *notes)), replace(
+        examples, examples=parts[1]
+    )
+
+
+def divide(
+    hashes: np.ndarray, share: float = 0.05, at_least: int = 8
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(rows to train, rows held out, notes). Fewer than 2 * at_least different ones: none is held out, and a note
+    says so.
 
     A row is held out when its hash lies in the lowest `share` of all hashes, or is among the `at_least` lowest
     of this source. So a row that was trained on stays so when rows are appended, and duplicates stay together.
     """
+    import numpy as np
+
     if not 0 <= share <= 0.5:
         raise SettingError(f"The held-out share must be between 0 and 0.5, not {share}.")
-    hashes = [_hash(example) for example in examples.examples]
-    distinct = sorted(set(hashes))
+    distinct = np.unique(hashes)
     if share == 0 or len(distinct) < 2 * at_least:
         few = f"no rows are held out, because there are {len(distinct)} different ones and it takes {2 * at_least}; give eval_data to have the stage measured"
-        return replace(examples, notes=(*examples.notes, few)), replace(examples, examples=())
-    limit = max(distinct[at_least - 1] + 1 if at_least else 0, int(share * HASHES))
-    train = tuple(e for e, number in zip(examples.examples, hashes, strict=True) if number >= limit)
-    held = tuple(e for e, number in zip(examples.examples, hashes, strict=True) if number < limit)
-    return replace(examples, examples=train), replace(examples, examples=held)
+        return np.arange(len(hashes)), np.arange(0), (few,)
+    limit = max(int(distinct[at_least - 1]) + 1 if at_least else 0, int(share * HASHES))
+    held = hashes < np.uint64(min(limit, HASHES - 1))
+    return np.flatnonzero(~held), np.flatnonzero(held), ()
 
 
-def _hash(example: Example) -> int:
-    # What has a prompt is told apart by it: another answer to a held-out prompt would give the prompt away.
-    content = example.prompt if isinstance(example, (Pair, Judged, Prompt)) else astuple(example)[1:]
-    return int.from_bytes(hashlib.sha256(repr(content).encode("utf-8")).digest()[:8])
+def content_hash(example: Example) -> int:
+    """64 bits of what an example says; of what has a prompt, of the prompt alone: another answer to a held-out
+    prompt would give the prompt away."""
+    said = _content(example).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest())
+
+
+def _content(example: Example) -> str:
+    if isinstance(example, Conversation):
+        return _turns(example.messages) + (json.dumps(example.tools, default=dict) if example.tools else "")
+    if isinstance(example, (Pair, Judged, Prompt)):
+        return example.prompt if isinstance(example.prompt, str) else _turns(example.prompt)
+    if isinstance(example, Completion):
+        return f"{example.prompt}\0{example.completion}"
+    return example.text
+
+
+def _turns(messages: Iterable[Message]) -> str:
+    return "\0".join(_turn(message) for message in messages)
+
+
+def _turn(message: Message) -> str:
+    said = f"{message.role}\0{message.content}" if message.trained else f"{message.role}\0\0{message.content}"
+    if not message.calls and not message.reasoning:
+        return said
+    calls = json.dumps([call.as_dict() for call in message.calls], sort_keys=True, default=dict)
+    return f"{said}\0{message.reasoning}\0{calls}"

@@ -3,163 +3,254 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import OverlongError
 
-from .examples import Message, Overlong, Row
-from .report import Tally
-from .table import UNTRAINED
+from .encoders import ENCODERS, IDENTICAL
+from .examples import WAYS, Kind, Overlong
+from .spill import Spill
+from .table import RECORDS, UNTRAINED, Ragged
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .raw import RawRows
 
 TOO_LONG = "longer than max_length"
 REFUSED_ABOVE = 0.01  # with "error": up to this share of the rows is dropped and counted
+CHUNK = 4096  # rows written at once
+COLUMNS: Mapping[Kind, Mapping[str, str]] = {  # of the finished table
+    "text": {"input_ids": "int32", "labels": "int32"},
+    "conversation": {"input_ids": "int32", "labels": "int32"},
+    "preference": {"prompt_ids": "int32", "chosen_ids": "int32", "rejected_ids": "int32"},
+    "unpaired": {"prompt_ids": "int32", "completion_ids": "int32"},
+    "prompt": {"prompt_ids": "int32", RECORDS: "uint8"},
+    "labelled": {"input_ids": "int32", "classes": "int32"},
+}
+
+
+@dataclass
+class Fitted:
+    """What became of the rows of one part; a report is made of it."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    windows: int = 0  # made of the rows that were split
+    stop_tokens_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
     """A text or dialogue as tokens, and the token ranges of it that are trained."""
 
-    place: str
-    ids: array[int]
+    ids: np.ndarray
     spans: tuple[tuple[int, int], ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.ids)
 
     @property
     def learns(self) -> bool:
         """The first token of a row is never predicted, so being trained does not help it."""
         return any(end > max(start, 1) for start, end in self.spans)
 
-    def labels(self) -> array[int]:
+    def columns(self) -> dict[str, Any]:
         labels = array("i", [UNTRAINED]) * len(self.ids)
         for start, end in self.spans:
-            labels[start:end] = self.ids[start:end]
-        return labels
+            labels[start:end] = array("i", self.ids[start:end].tolist())
+        return {"input_ids": self.ids, "labels": labels}
 
     def piece(self, begin: int, stop: int) -> TokenRow:
         inside = ((max(start, begin) - begin, min(end, stop) - begin) for start, end in self.spans)
         return replace(self, ids=self.ids[begin:stop], spans=tuple((a, b) for a, b in inside if a < b))
 
 
-@dataclass(frozen=True, slots=True)
-class AnswersRow:
-    """A prompt and its answers: the chosen and the rejected one, or one with a verdict."""
+def learning(spans: Ragged) -> np.ndarray:
+    """(rows,) whether a row has a trained token behind its first one, of flat (start, end) pairs."""
+    import numpy as np
 
-    place: str
-    prompt: array[int]
-    answers: tuple[array[int], ...]
-    number: float | None  # the pair's margin, or 1.0 for a good answer and 0.0 for a bad one
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + max(map(len, self.answers))
+    starts, ends = spans.values[0::2], spans.values[1::2]
+    rows = np.repeat(np.arange(len(spans)), np.diff(spans.offsets) // 2)
+    return np.bincount(rows[ends > np.maximum(starts, 1)], minlength=len(spans)) > 0
 
 
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    place: str
-    ids: array[int]
-    prompt: tuple[Message, ...] | str
-    columns: Row
+def refuse_many(raw: RawRows, rows: np.ndarray, room: int, beside: str = "") -> None:
+    """With overlong="error": raises OverlongError when more than one row in a hundred does not fit into `room`.
 
-    @property
-    def length(self) -> int:
-        return len(self.ids)
+    beside: the name of what shares max_length with a prompt: "max_new_tokens".
+    """
+    import numpy as np
 
-    def record(self) -> dict[str, Any]:
-        """What a reward function is given: the prompt as it was written, and the row's other columns."""
-        if isinstance(self.prompt, str):
-            return {"prompt": self.prompt, "columns": dict(self.columns)}
-        turns = [{"role": turn.role, "content": turn.content} for turn in self.prompt]
-        return {"prompt": turns, "columns": dict(self.columns)}
-
-
-class _Row(Protocol):
-    @property
-    def place(self) -> str: ...
-    @property
-    def length(self) -> int: ...
-
-
-def refuse_many(rows: Sequence[_Row], max_length: int, ways_out: str) -> None:
-    """With overlong="error": more than one row in a hundred does not fit."""
-    _refuse(rows, max_length, f"max_length={max_length} tokens",
-            lambda longest: f"set max_length={longest}, which fits all, or overlong to {ways_out}")  # fmt: skip
-
-
-def refuse_many_prompts(rows: Sequence[PromptRow], room: int) -> None:
-    """The same for prompts, which share max_length with the answer."""
-    _refuse(rows, room, f"the {room} tokens that max_length leaves them beside max_new_tokens",
-            lambda longest: f"raise max_length by {longest - room}, which fits all, or set overlong to 'drop'")  # fmt: skip
-
-
-def _refuse(rows: Sequence[_Row], room: int, what: str, remedy: Callable[[int], str]) -> None:
-    long = sorted((row for row in rows if row.length > room), key=lambda row: -row.length)
-    if len(long) > REFUSED_ABOVE * len(rows):
-        named = ", ".join(f"{row.place} has {row.length}" for row in long[:3])
-        raise OverlongError(
-            f"{len(long)} of {len(rows)} rows are longer than {what} ({named}); {remedy(long[0].length)}."
+    lengths = raw.lengths[rows]
+    long = int((lengths > room).sum())
+    if long <= REFUSED_ABOVE * len(rows):
+        return
+    order = np.argsort(-lengths, kind="stable")[:3]
+    named = ", ".join(f"{raw.place(int(rows[i]))} has {lengths[i]}" for i in order[:long])
+    longest = int(lengths[order[0]])
+    if beside:
+        what = f"the {room} tokens that max_length leaves them beside {beside}"
+        remedy = f"raise max_length by {longest - room}, which fits all, or set overlong to 'drop'"
+    else:
+        ways = [repr(way) for way in WAYS[raw.kind] if way != "error"]
+        what = f"max_length={room} tokens"
+        remedy = (
+            f"set max_length={longest}, which fits all, or overlong to {', '.join(ways[:-1])} or {ways[-1]}"
         )
+    raise OverlongError(f"{long} of {len(rows)} rows are longer than {what} ({named}); {remedy}.")
 
 
-def fit_rows(
-    rows: Sequence[TokenRow], max_length: int, overlong: Overlong, tally: Tally
-) -> Iterator[TokenRow]:
-    for row in rows:
-        if not row.learns:
-            tally.dropped["no trained token"] += 1
-        elif row.length <= max_length:
-            yield row
-        elif overlong == "truncate":
-            yield from _truncate(row, max_length, tally)
-        elif overlong == "split":
-            yield from _split(row, max_length, tally)
-        else:
-            tally.dropped[TOO_LONG] += 1
+def fit(raw: RawRows, rows: np.ndarray, max_length: int, overlong: Overlong, spill: Spill) -> Fitted:
+    """Write the chosen rows to `spill`, in their order; whole where they fit. Raises OverlongError."""
+    import numpy as np
+
+    rows = rows[(raw.flags[rows] & IDENTICAL) == 0]
+    if overlong == "error":
+        refuse_many(raw, rows, max_length, "max_new_tokens" if raw.kind == "prompt" else "")
+    fitted, fit_one = Fitted(), _FITTERS[raw.kind]
+    for at in range(0, len(rows), CHUNK):
+        chunk = rows[at : at + CHUNK]
+        simple = raw.learns[chunk] & (raw.lengths[chunk] <= max_length)
+        if simple.all() and (np.diff(chunk) > 0).all():
+            spill.add_rows(*_whole(raw, chunk))
+            continue
+        for row, whole in zip(chunk.tolist(), simple.tolist(), strict=True):
+            if whole:
+                spill.add_rows(*_whole(raw, np.array([row])))
+            else:
+                fit_one(raw, row, max_length, overlong, spill, fitted)
+    return fitted
 
 
-def _truncate(row: TokenRow, max_length: int, tally: Tally) -> Iterator[TokenRow]:
+def _whole(raw: RawRows, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows in ascending order as they are: (columns, numbers) for Spill.add_rows."""
+    columns = {
+        name: _taken(raw.table.columns[name], rows) for name in ENCODERS[raw.kind].columns if name != RECORDS
+    }
+    if raw.kind == "prompt":
+        columns[RECORDS] = _taken(raw.lines, rows)
+    if "spans" in columns:
+        ids, lengths = columns.pop("ids")
+        columns = {
+            "input_ids": (ids, lengths),
+            "labels": (_labels(ids, lengths, *columns.pop("spans")), lengths),
+        }
+    if raw.kind == "labelled":
+        columns = {"input_ids": columns["ids"], "classes": columns["labels"]}
+    return columns, {name: raw.numbers[rows] for name in numbers_of(raw.kind)}
+
+
+def numbers_of(kind: Kind) -> Mapping[str, str]:
+    """The dtype of each number of the finished table; "margin" is left out where the pairs have none."""
+    return {"preference": {"margin": "float32"}, "unpaired": {"label": "bool"}}.get(kind, {})
+
+
+def _taken(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(values, lengths) of rows in ascending order."""
+    import numpy as np
+
+    low, high = int(rows[0]), int(rows[-1]) + 1
+    lengths = np.diff(column.offsets[low : high + 1])
+    values = column.values[column.offsets[low] : column.offsets[high]]
+    if high - low == len(rows):
+        return values, lengths
+    wanted = np.zeros(high - low, dtype=bool)
+    wanted[rows - low] = True
+    return values[np.repeat(wanted, lengths)], lengths[wanted]
+
+
+def _labels(ids: np.ndarray, lengths: np.ndarray, spans: np.ndarray, span_lengths: np.ndarray) -> np.ndarray:
+    """The ids where a span covers them, -100 elsewhere; spans are (start, end) pairs inside their rows."""
+    import numpy as np
+
+    begins = np.repeat(np.cumsum(lengths) - lengths, span_lengths)
+    borders = spans + begins
+    steps = np.zeros(len(ids) + 1, dtype=np.int8)
+    np.add.at(steps, borders[0::2], 1)
+    np.add.at(steps, borders[1::2], -1)
+    return np.where(np.cumsum(steps[:-1], dtype=np.int8) > 0, ids, np.int32(UNTRAINED))
+
+
+def _fit_tokens(
+    raw: RawRows, row: int, max_length: int, overlong: Overlong, spill: Spill, fitted: Fitted
+) -> None:
+    flat = raw.table.columns["spans"][row].tolist()
+    tokens = TokenRow(raw.table.columns["ids"][row], tuple(zip(flat[0::2], flat[1::2], strict=True)))
+    if not tokens.learns:
+        fitted.dropped["no trained token"] += 1
+    elif overlong == "truncate":
+        _truncate(tokens, max_length, spill, fitted)
+    elif overlong == "split":
+        _split(tokens, max_length, spill, fitted)
+    else:
+        fitted.dropped[TOO_LONG] += 1
+
+
+def _truncate(row: TokenRow, max_length: int, spill: Spill, fitted: Fitted) -> None:
     kept = row.piece(0, max_length)
     if not kept.learns:
-        tally.dropped["no trained token left after the cut"] += 1
+        fitted.dropped["no trained token left after the cut"] += 1
         return
-    tally.cut += 1
-    tally.stop_tokens_lost += any(start < max_length < end for start, end in row.spans)
-    yield kept
+    fitted.cut += 1
+    fitted.stop_tokens_lost += any(start < max_length < end for start, end in row.spans)
+    spill.add(kept.columns(), {})
 
 
-def _split(row: TokenRow, max_length: int, tally: Tally) -> Iterator[TokenRow]:
-    windows = [row.piece(at, at + max_length) for at in range(0, row.length, max_length)]
-    learning = [window for window in windows if window.learns]
-    tally.cut += 1
-    tally.windows += len(windows)
-    if len(learning) < len(windows):
-        tally.dropped["window without a trained token"] += len(windows) - len(learning)
+def _split(row: TokenRow, max_length: int, spill: Spill, fitted: Fitted) -> None:
+    windows = [row.piece(at, at + max_length) for at in range(0, len(row.ids), max_length)]
+    learning_windows = [window for window in windows if window.learns]
+    fitted.cut += 1
+    fitted.windows += len(windows)
+    if len(learning_windows) < len(windows):
+        fitted.dropped["window without a trained token"] += len(windows) - len(learning_windows)
     # A stop token that opens a window is the window's first token, and that one is never predicted.
-    tally.stop_tokens_lost += any((end - 1) % max_length == 0 for _, end in row.spans)
-    yield from learning
+    fitted.stop_tokens_lost += any((end - 1) % max_length == 0 for _, end in row.spans)
+    for window in learning_windows:
+        spill.add(window.columns(), {})
 
 
-def fit_answers(
-    rows: Sequence[AnswersRow], max_length: int, overlong: Overlong, tally: Tally
-) -> Iterator[AnswersRow]:
-    for row in rows:
-        room = max_length - len(row.prompt)
-        if row.length <= max_length:
-            yield row
-        elif room <= 0:
-            tally.dropped["prompt fills max_length"] += 1
-        elif overlong == "truncate":
-            cut = replace(row, answers=tuple(answer[:room] for answer in row.answers))
-            if len(cut.answers) == 2 and cut.answers[0] == cut.answers[1]:
-                tally.dropped["answers equal after the cut"] += 1
-                continue
-            tally.cut += 1
-            tally.stop_tokens_lost += 1  # a cut answer always loses it: it is the last token
-            yield cut
-        else:
-            tally.dropped[TOO_LONG] += 1
+def _fit_answers(
+    raw: RawRows, row: int, max_length: int, overlong: Overlong, spill: Spill, fitted: Fitted
+) -> None:
+    first, *names = ENCODERS[raw.kind].lengths
+    prompt, answers = raw.table.columns[first][row], [raw.table.columns[name][row] for name in names]
+    room = max_length - len(prompt)
+    if room <= 0:
+        fitted.dropped["prompt fills max_length"] += 1
+    elif overlong == "truncate":
+        cut = [answer[:room] for answer in answers]
+        if len(cut) == 2 and cut[0].tolist() == cut[1].tolist():
+            fitted.dropped["answers equal after the cut"] += 1
+            return
+        fitted.cut += 1
+        fitted.stop_tokens_lost += 1  # a cut answer always loses it: it is the last token
+        numbers = {name: float(raw.numbers[row]) for name in numbers_of(raw.kind)}
+        spill.add({first: prompt, **dict(zip(names, cut, strict=True))}, numbers)
+    else:
+        fitted.dropped[TOO_LONG] += 1
+
+
+def _fit_labelled(
+    raw: RawRows, row: int, max_length: int, overlong: Overlong, spill: Spill, fitted: Fitted
+) -> None:
+    if overlong != "truncate":
+        fitted.dropped[TOO_LONG] += 1
+        return
+    fitted.cut += 1
+    columns = raw.table.columns
+    spill.add({"input_ids": columns["ids"][row][:max_length], "classes": columns["labels"][row]}, {})
+
+
+def _drop(raw: RawRows, row: int, max_length: int, overlong: Overlong, spill: Spill, fitted: Fitted) -> None:
+    fitted.dropped[TOO_LONG] += 1
+
+
+_FITTERS: Mapping[Kind, Callable[..., None]] = {
+    "text": _fit_tokens,
+    "conversation": _fit_tokens,
+    "preference": _fit_answers,
+    "unpaired": _fit_answers,
+    "prompt": _drop,
+    "labelled": _fit_labelled,
+}

@@ -9,21 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .spill import Spill, mapped, read_index
+
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-FILE = "tokens.safetensors"
-RECORDS = "records.json"
 UNTRAINED = -100
-_NUMBER = ".number"  # ends the name of an array with one value for each row
+RECORDS = "records"  # the column of JSON that is no token row
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
     """Rows of different length, one behind the other."""
 
-    values: np.ndarray  # int32, all rows
+    values: np.ndarray  # int32 of tokens, all rows
     offsets: np.ndarray  # int64; row i is values[offsets[i]:offsets[i + 1]]
 
     @classmethod
@@ -38,8 +38,31 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def lengths(self) -> np.ndarray:
+        import numpy as np
+
+        return np.diff(self.offsets)
+
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Records(Sequence[Mapping[str, Any]]):
+    """JSON objects, decoded when they are asked for."""
+
+    lines: Ragged  # uint8
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[row] for row in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        return json.loads(self.lines[i % len(self)].tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +91,18 @@ class TokenTable:
         return {name: column[i].tolist() for name, column in self.columns.items()}
 
     def lengths(self, column: str) -> np.ndarray:
-        import numpy as np
-
-        return np.diff(self.columns[column].offsets)
+        return self.columns[column].lengths
 
     @cached_property
     def tokens(self) -> int:
-        return sum(len(column.values) for name, column in self.columns.items() if name != "labels")
+        return sum(
+            len(column.values) for name, column in self.columns.items() if name not in ("labels", "classes")
+        )
 
     @cached_property
     def trained_tokens(self) -> int:
+        if "classes" in self.columns:
+            return self.tokens  # a head learns from each row as a whole
         if "labels" in self.columns:
             return int((self.columns["labels"].values != UNTRAINED).sum())
         return sum(len(column.values) for name, column in self.columns.items() if name != "prompt_ids")
@@ -102,32 +127,44 @@ class TokenTable:
         }
         return TokenTable({name: Ragged.of(rows) for name, rows in both.items()}, self.numbers)
 
-    def save(self, folder: Path) -> None:
-        from safetensors.numpy import save_file
+    def in_memory(self) -> TokenTable:
+        """A copy that needs no file."""
+        import numpy as np
 
-        arrays = {f"{name}.values": column.values for name, column in self.columns.items()}
-        arrays |= {f"{name}.offsets": column.offsets for name, column in self.columns.items()}
-        arrays |= {f"{name}{_NUMBER}": values for name, values in self.numbers.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, folder / FILE)
-        if self.records:
-            (folder / RECORDS).write_text(json.dumps(list(self.records)), encoding="utf-8")
+        columns = {name: Ragged(np.array(c.values), np.array(c.offsets)) for name, c in self.columns.items()}
+        return TokenTable(
+            columns, {name: np.array(v) for name, v in self.numbers.items()}, list(self.records)
+        )
+
+    def save(self, folder: Path) -> None:
+        spill = Spill(
+            folder,
+            {name: str(column.values.dtype) for name, column in self.columns.items()}
+            | ({RECORDS: "uint8"} if self.records else {}),
+            {name: str(values.dtype) for name, values in self.numbers.items()},
+        )
+        lines = [json.dumps(record).encode() for record in self.records]
+        written: dict[str, Any] = {
+            name: (column.values, column.lengths) for name, column in self.columns.items()
+        }
+        if lines:
+            written[RECORDS] = (b"".join(lines), [len(line) for line in lines])
+        spill.add_rows(written, self.numbers)
+        spill.finish()
 
     @classmethod
     def load(cls, folder: Path) -> TokenTable:
-        from safetensors.numpy import load_file
-
-        arrays = load_file(folder / FILE)
-        numbers = {
-            key.removesuffix(_NUMBER): arrays.pop(key) for key in list(arrays) if key.endswith(_NUMBER)
+        """The table of a folder; its rows stay on disk until they are asked for."""
+        index = read_index(folder)
+        columns = {
+            name: Ragged(
+                mapped(folder / f"{name}.values", dtype), mapped(folder / f"{name}.offsets", "int64")
+            )
+            for name, dtype in index["columns"].items()
         }
-        names = sorted({key.rpartition(".")[0] for key in arrays})
-        kept = folder / RECORDS
-        return cls(
-            {name: Ragged(arrays[f"{name}.values"], arrays[f"{name}.offsets"]) for name in names},
-            numbers,
-            json.loads(kept.read_text("utf-8")) if kept.exists() else (),
-        )
+        numbers = {name: mapped(folder / f"{name}.number", dtype) for name, dtype in index["numbers"].items()}
+        records = columns.pop(RECORDS, None)
+        return cls(columns, numbers, () if records is None else Records(records))
 
     def to_dataset(self, fingerprint: str) -> Dataset:
         """A datasets.Dataset over the same memory; with a fingerprint given, nothing is hashed."""

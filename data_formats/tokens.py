@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 from posttrain.errors import DataError
 
+from .fast_tokenizers import FastEncoder
 from .render import Rendered
+from .table import Ragged
+from .token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,21 +23,104 @@ if TYPE_CHECKING:
 Offsets = Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
-    ids: array[int]
-    spans: tuple[tuple[int, int], ...]  # token ranges (start, end)
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A batch of texts: the tokens of each, and (start, end), (start, end), ... of its trained ranges of tokens."""
+
+    ids: Ragged
+    spans: Ragged
 
 
-def tokenize_documents(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[array[int]]:
-    """Texts of which every token is trained: there is no border to prove."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return (array("i", ids) for ids in encoded["input_ids"])
+@dataclass(frozen=True)
+class TextEncoder:
+    """A tokenizer, made ready once for many texts."""
+
+    tokenizer: PreTrainedTokenizerBase
+    fast: FastEncoder
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str] = ()) -> TextEncoder:
+        """`sample`: texts of this run, on which a faster library than tokenizers is proven equal."""
+        return cls(tokenizer, FastEncoder.of(tokenizer, sample))
+
+    @cached_property
+    def bytes(self) -> TokenBytes | None:
+        return TokenBytes.of(self.tokenizer)
+
+    def ids(self, texts: Sequence[str]) -> Ragged:
+        """Every text as a whole. Little Python runs while it is at work, so that another thread can."""
+        return self.fast.encode(texts)
+
+    def tokens(self, rendered: Sequence[Rendered], ids: Ragged, places: Sequence[str]) -> Tokens:
+        """The texts with their ids and the token ranges of their spans.
+
+        Of a byte-level tokenizer the tokens' own bytes say where each stands, and joined they are the texts, which
+        proves it; a row where they are not (a normaliser changed the text), and every row of another tokenizer, is
+        looked up by the offsets that tokenizers gives. Raises DataError with the row's place.
+        """
+        spans: list[Sequence[int] | None] = [None if one.spans else () for one in rendered]
+        if self.bytes is not None and None in spans:
+            spans = _by_bytes(self.bytes, rendered, ids)
+        left = [i for i, found in enumerate(spans) if found is None]
+        if left:
+            slow = _by_offsets(self.tokenizer, [rendered[i] for i in left], [places[i] for i in left])
+            for i, looked_up in zip(left, slow, strict=True):
+                spans[i] = looked_up
+        return Tokens(ids, Ragged.of(found or () for found in spans))
 
 
-def tokenize(
+def _by_bytes(tokens: TokenBytes, rendered: Sequence[Rendered], ids: Ragged) -> list[Sequence[int] | None]:
+    """The token ranges of each text; None where its tokens do not spell it, or one crosses a border of a span."""
+    import numpy as np
+
+    texts = [one.text.encode() for one in rendered]
+    if not tokens.says(ids.values, b"".join(texts)):
+        return _one_by_one(tokens, rendered, ids) if len(rendered) > 1 else [None]
+    ends = tokens.lengths[ids.values].cumsum()  # the byte behind each token, over all texts
+    starts = np.cumsum([0, *map(len, texts)])
+    if not np.array_equal(np.concatenate([[0], ends])[ids.offsets], starts):
+        return _one_by_one(tokens, rendered, ids) if len(rendered) > 1 else [None]
+    counts = [2 * len(one.spans) for one in rendered]
+    borders = np.fromiter(
+        chain.from_iterable(
+            _in_bytes(one, encoded, int(start))
+            for one, encoded, start in zip(rendered, texts, starts[:-1].tolist(), strict=True)
+        ),
+        dtype=np.int64,
+        count=sum(counts),
+    )
+    at = ends.searchsorted(borders, side="right")  # tokens that end at the border or before it
+    whole = np.concatenate([[0], ends])[at] == borders
+    inside = (at - np.repeat(ids.offsets[:-1], counts)).tolist()
+    found: list[Sequence[int] | None] = []
+    first = 0
+    for count in counts:
+        row = inside[first : first + count]
+        exact = whole[first : first + count].all() and all(row[i] < row[i + 1] for i in range(0, count, 2))
+        found.append(row if exact else None)
+        first += count
+    return found
+
+
+def _one_by_one(tokens: TokenBytes, rendered: Sequence[Rendered], ids: Ragged) -> list[Sequence[int] | None]:
+    """A batch with a row in it that its tokens do not spell: only that row is looked up in another way."""
+    return [
+        _by_bytes(tokens, [one], Ragged.of([ids[i]]))[0] if one.spans else ()
+        for i, one in enumerate(rendered)
+    ]
+
+
+def _in_bytes(rendered: Rendered, encoded: bytes, start: int) -> list[int]:
+    """The borders of the spans in bytes, counted from `start`."""
+    text = rendered.text
+    if len(encoded) == len(text):  # ASCII: a character is a byte
+        return [start + at for span in rendered.spans for at in span]
+    return [start + len(text[:at].encode()) for span in rendered.spans for at in span]
+
+
+def _by_offsets(
     tokenizer: PreTrainedTokenizerBase, rendered: Sequence[Rendered], places: Sequence[str]
-) -> list[Tokenized]:
+) -> list[Sequence[int]]:
     """Each text once, as a whole; its spans are found by the offsets of the tokens."""
     if not tokenizer.is_fast:
         raise DataError(
@@ -52,9 +139,9 @@ def tokenize(
         rendered, encoded["input_ids"], encoded["offset_mapping"], places, strict=True
     ):
         borders = _Borders(one.text, ids, offsets, special, place)
-        found.append(Tokenized(array("i", ids), tuple(borders.span(*span) for span in one.spans)))
-    _prove(tokenizer, rendered, found, places)
-    return found
+        found.append([borders.span(*span) for span in one.spans])
+    _prove(tokenizer, rendered, encoded["input_ids"], found, places)
+    return [list(chain.from_iterable(spans)) for spans in found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +177,15 @@ class _Borders:
 def _prove(
     tokenizer: PreTrainedTokenizerBase,
     rendered: Sequence[Rendered],
-    found: Sequence[Tokenized],
+    ids: Sequence[Sequence[int]],
+    found: Sequence[Sequence[tuple[int, int]]],
     places: Sequence[str],
 ) -> None:
     """The trained tokens, read back, are the trained text: offsets alone can hide trimmed white space."""
-    ranges = [(row, tokens.ids[a:b].tolist()) for row, tokens in enumerate(found) for a, b in tokens.spans]
+    ranges = [(row, list(ids[row][a:b])) for row, spans in enumerate(found) for a, b in spans]
     answers = [one.text[start:end] for one in rendered for start, end in one.spans]
     decoded = tokenizer.batch_decode(
-        [ids for _, ids in ranges], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        [trained for _, trained in ranges], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     for (row, _), text, answer in zip(ranges, decoded, answers, strict=True):
         if text != answer and not _says(text, answer):

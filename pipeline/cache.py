@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from posttrain.errors import CorruptArtifactError
 from .digests import digest_of, sha256_of
 from .durable import commit_folder, set_aside, verify_folder, write_json
 
+_LARGE = 2**26  # bytes; what is read in a tenth of a second is read
+_SETTLED = 2.0  # seconds; a file that has just been written may change again within its clock's step
+
 
 def cache_folder() -> Path:
     """Where converted models and file digests are kept: $POSTTRAIN_CACHE, else ~/.cache/posttrain."""
@@ -18,8 +22,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("POSTTRAIN_CACHE") or default)
 
 
-def keep_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Have `folder` whole: read and verified if it is there, else made by `fill`; a damaged one is put aside.
+def keep_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
+    """Have `folder` whole: verified if it is there, else made by `fill`; a damaged one is put aside.
+
+    Returns whether it was made now.
 
     By one process at a time: the others wait, and find it made.
     """
@@ -27,8 +33,10 @@ def keep_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     lock = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_whole(folder):
+        missing = not _is_whole(folder)
+        if missing:
             commit_folder(folder, fill)
+        return missing
     finally:
         os.close(lock)
 
@@ -37,11 +45,15 @@ def _is_whole(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        verify_folder(folder)
+        verify_folder(folder, _sha256)
     except CorruptArtifactError:
         set_aside(folder)
         return False
     return True
+
+
+def _sha256(path: Path) -> str:
+    return remembered_sha256(path) if path.stat().st_size > _LARGE else sha256_of(path)
 
 
 def remembered_sha256(path: Path) -> str:
@@ -57,5 +69,6 @@ def remembered_sha256(path: Path) -> str:
         return str(json.loads(note.read_text())["sha256"])
     except (OSError, ValueError, KeyError):
         value = sha256_of(path)
-        write_json(note, {"file": str(path), "bytes": stat.st_size, "sha256": value})
+        if time.time() - stat.st_mtime > _SETTLED:
+            write_json(note, {"file": str(path), "bytes": stat.st_size, "sha256": value})
         return value

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data_formats import Kind, Overlong, Source, digest, hold_out, read_examples, sample
-from ..pipeline.cache import cache_folder, keep_folder
+from ..data_formats import Data, Kind, Overlong, Source, sample
+from ..pipeline.cache import cache_folder, keep_folder, remembered_sha256
 from ..pipeline.digests import digest_of
 from ..pipeline.durable import read_json, write_json
 
 if TYPE_CHECKING:
-    from ..data_formats import DataReport, TokenTable
+    from ..data_formats import DataReport, Question, TokenTable
+
+BAD_ROWS = "bad_rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Tables:
     held_out_report: DataReport | None  # None: no row was held out
     split_off: bool  # the held-out rows come from the same file
     key: str
+    questions: tuple[Question, ...] = ()  # what the model is asked before and after training
+    bad_rows: Path | None = None  # the file of the rows that were put into quarantine
+    from_cache: bool = False
 
     @property
     def rows_read(self) -> int:
@@ -38,6 +44,12 @@ class Tables:
         """The account in plain sentences."""
         return self.report.lines() + (self.held_out_report.held_out_lines() if self.held_out_report else [])
 
+    @property
+    def origin(self) -> str:
+        """Whether rows were read just now, in a few words."""
+        found = "found in the cache, the data is unchanged" if self.from_cache else "made"
+        return f"token table {self.key[:8]} {found}"
+
     def as_dict(self) -> dict[str, Any]:
         """The stage's account of its data, for the run folder: `data`'s rows, and under "held_out" the others'."""
         return {
@@ -47,6 +59,7 @@ class Tables:
             "held_out": self.held_out_report.as_dict() if self.held_out_report else None,
             "lines": self.lines(),
             "table": self.key,
+            "origin": self.origin,
         }
 
 
@@ -54,30 +67,28 @@ class Tables:
 class Request:
     """Everything that decides the content of the tables."""
 
-    data: Source | None  # None: the packaged sample
-    eval_data: Source | None
+    data: Source | Data | None  # None: the packaged sample
+    eval_data: Source | Data | None
     kind: Kind
     max_length: int
     overlong: Overlong
 
     @property
-    def source(self) -> Source:
-        return sample(self.kind) if self.data is None else self.data
+    def source(self) -> Data:
+        return Data.of(sample(self.kind) if self.data is None else self.data)
 
     @property
-    def eval_source(self) -> Source | None:
+    def eval_source(self) -> Data | None:
         """The held-out rows' own file; None splits them off."""
-        return (
-            sample(self.kind, held_out=True)
-            if self.data is None and self.eval_data is None
-            else self.eval_data
-        )
+        if self.eval_data is not None:
+            return Data.of(self.eval_data)
+        return Data.of(sample(self.kind, held_out=True)) if self.data is None else None
 
     def identity(self) -> Mapping[str, Any]:
         """Content addresses of both sources and of our own code, and the options. Needs no torch."""
         return {
-            "data": digest(self.source),
-            "eval_data": None if self.eval_source is None else digest(self.eval_source),
+            "data": self.source.identity(remembered_sha256),
+            "eval_data": None if self.eval_source is None else self.eval_source.identity(remembered_sha256),
             "kind": self.kind,
             "max_length": self.max_length,
             "overlong": self.overlong,
@@ -92,32 +103,25 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
     folder = cache_folder() / "tables" / key[:32]
-    keep_folder(folder, lambda aside: _make(request, tokenizer, aside))
-    return _read(folder, key, split_off=request.eval_source is None)
+    made = keep_folder(folder, lambda aside: _make(request, tokenizer, aside))
+    return _read(folder, key, split_off=request.eval_source is None, from_cache=not made)
 
 
 def _make(request: Request, tokenizer: Any, target: Path) -> None:
     """Read both sources and write a table and a report for each part that has rows."""
-    from ..data_formats import encode, encode_held_out
+    from ..data_formats import Limits, encode_data
 
-    examples = read_examples(request.source, request.kind)
-    if request.eval_source is None:
-        examples, held = hold_out(examples)
-    else:
-        held = read_examples(request.eval_source, request.kind)
-    options: dict[str, Any] = {"max_length": request.max_length, "overlong": request.overlong}
-    parts = {"train": encode(examples, tokenizer, **options)}
-    if len(held):
-        parts["held_out"] = encode_held_out(held, tokenizer, **options)
-    for name, part in parts.items():
-        if len(part.table):
-            (target / name).mkdir()
-            part.table.save(target / name)
+    limits = Limits(request.max_length, request.overlong)
+    parts = encode_data(request.source, request.eval_source, request.kind, tokenizer, limits, target)
+    for raw in ("raw", "eval_raw"):
+        shutil.rmtree(target / raw, ignore_errors=True)
     write_json(target / "report.json", {name: part.report.as_dict() for name, part in parts.items()})
+    asked = [question.as_dict() for part in parts.values() for question in part.questions]
+    write_json(target / "questions.json", asked)
 
 
-def _read(folder: Path, key: str, *, split_off: bool) -> Tables:
-    from ..data_formats import DataReport, TokenTable
+def _read(folder: Path, key: str, *, split_off: bool, from_cache: bool) -> Tables:
+    from ..data_formats import DataReport, Question, TokenTable
 
     reports = {
         name: DataReport.from_dict(report) for name, report in read_json(folder / "report.json").items()
@@ -130,6 +134,9 @@ def _read(folder: Path, key: str, *, split_off: bool) -> Tables:
         held_out_report=held_out,
         split_off=split_off,
         key=key,
+        questions=tuple(Question(**question) for question in read_json(folder / "questions.json")),
+        bad_rows=folder / BAD_ROWS if (folder / BAD_ROWS).exists() else None,
+        from_cache=from_cache,
     )
 
 

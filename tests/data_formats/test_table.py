@@ -55,7 +55,16 @@ def test_joined_pairs_carry_the_prompt_twice():
 def test_a_saved_table_is_read_back_as_it_was(table, tmp_path):
     table.save(tmp_path / "new")
     same(TokenTable.load(tmp_path / "new"), table)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["tokens.safetensors"]
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    parts = {f"{name}.{part}" for name in table.columns for part in ("values", "offsets")}
+    assert names == {"table.json", *parts, *(f"{name}.number" for name in table.numbers)}
+
+
+def test_a_loaded_table_stays_on_disk_until_rows_are_asked_for(tmp_path):
+    TokenTable.of(ROWS).save(tmp_path)
+    loaded = TokenTable.load(tmp_path)
+    assert isinstance(loaded.columns["input_ids"].values, np.memmap)
+    assert not isinstance(loaded.in_memory().columns["input_ids"].values, np.memmap)
 
 
 def test_a_dataset_shows_the_same_rows_over_the_same_memory():

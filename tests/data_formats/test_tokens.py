@@ -201,8 +201,8 @@ def test_a_tokenizer_without_offsets_is_refused(chatml):
         is_fast, name_or_path, eos_token = False, "old", "</s>"
         bos_token_id, bos_token, chat_template = None, None, None
 
-        def __call__(self, text):
-            return {"input_ids": [1]}
+        def __call__(self, text, **settings):
+            return {"input_ids": [1] if isinstance(text, str) else [[1]]}
 
     with pytest.raises(DataError, match="'old' gives no offsets"):
         encoded([{"prompt": "hi ", "completion": "yo"}], Slow())

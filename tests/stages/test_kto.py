@@ -81,5 +81,5 @@ def test_refused_when_it_is_written() -> None:
 
 
 def test_the_sample_pairs_are_its_sample() -> None:
-    assert KTO().request.source.name == "preference.jsonl"
+    assert KTO().request.source.source.name == "preference.jsonl"
     assert math.isclose(KTO().resolved_learning_rate, 1e-5)
