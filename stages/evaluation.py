@@ -10,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..data_formats.questions import room_for
+
 if TYPE_CHECKING:
-    from ..data_formats import TokenTable
+    from ..data_formats import Question, TokenTable
+    from ..data_formats.metrics import Answer
 
 Row = tuple[Sequence[int], Sequence[int]]  # (input ids, labels), labels -100 where nothing is trained
 
@@ -93,19 +96,49 @@ def mean_kl(p_logits: Any, q_logits: Any) -> float:
 
 def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
     """Greedy answers to rendered prompts, in one left-padded batch."""
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
+    made = _continue(model, ids, max_new_tokens, tokenizer.pad_token_id, [tokenizer.eos_token_id])
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in made]
+
+
+_ASKED_AT_ONCE = 32
+
+
+def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[list[Question], list[Answer]]:
+    """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows."""
+    from ..data_formats.metrics import Answer
+    from ..data_formats.questions import affordable
+
+    asked, _ = affordable(questions)
+    found = []
+    for at in range(0, len(asked), _ASKED_AT_ONCE):
+        batch = asked[at : at + _ASKED_AT_ONCE]
+        stops = sorted({tokenizer.eos_token_id, *(question.stop_id for question in batch)})
+        room = max(map(room_for, batch))
+        made = _continue(model, [one.prompt_ids for one in batch], room, tokenizer.pad_token_id, stops)
+        for row in made:
+            ends = [i for i, token in enumerate(row) if token in stops]
+            said = row[: ends[0]] if ends else row
+            found.append(Answer(tokenizer.decode(said, skip_special_tokens=False).strip(), bool(ends)))
+    return asked, found
+
+
+def _continue(
+    model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int, pad: int, stops: Sequence[int]
+) -> list[list[int]]:
+    """The tokens that greedy decoding adds to each prompt, with padding behind the stop token."""
     import torch
 
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
     width = max(map(len, ids))
-    pad = tokenizer.pad_token_id
-    batch = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)
+    batch = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
     with evaluating(model):
         out = model.generate(
             input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=list(stops),
         )  # fmt: skip
-    return [tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out.tolist()]
+    rows: list[list[int]] = out[:, width:].tolist()
+    return rows
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ class SFT(TrainingStage):
     trainer: ClassVar[TrainerKind] = "sft"
     full_learning_rate: ClassVar[float] = 2e-5
     default_epochs: ClassVar[float] = 2.0
+    answers_questions: ClassVar[bool] = True
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int

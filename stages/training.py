@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,6 +56,9 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     events.phase("reading data")
     tokenizer = shared_tokenizer(base.folder)
     tables = load_tables(stage.request, tokenizer, base.tokenizer_fingerprint)
+    events.phase(tables.origin)
+    if tables.bad_rows is not None and context.ranks.main:
+        shutil.copyfile(tables.bad_rows, context.folder / tables.bad_rows.name)
     context.stop.raise_if_requested("after reading the data")
 
     events.phase("loading the model")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from posttrain.errors import SettingError, StrategyError
 
-from ..data_formats import WAYS, Kind, Overlong, Source, detect
+from ..data_formats import WAYS, DataSource, Kind, Overlong, detect
+from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .strategies import LoRA, Strategy, Task
@@ -32,7 +33,8 @@ Metrics = dict[str, float]
 class TrainingStage(Stage):
     """The common settings of the stages that train.
 
-    strategy: what is trained. data: a file or a list of rows; None is the packaged sample.
+    strategy: what is trained. data: a file, a folder, a list of rows, Data(...) with settings, or a list of these
+    to mix; None is the packaged sample.
     eval_data: held-out rows; None keeps 5 % of the data, at least 8 rows, out of training.
     learning_rate: peak; None takes the stage's rate for full tuning, times 10 for adapters.
     epochs: passes over the data. max_steps: optimizer steps, instead of epochs.
@@ -44,8 +46,8 @@ class TrainingStage(Stage):
     """
 
     strategy: Strategy = field(default_factory=LoRA)
-    data: Source | None = field(default=None, kw_only=True)
-    eval_data: Source | None = field(default=None, kw_only=True)
+    data: DataSource | None = field(default=None, kw_only=True)
+    eval_data: DataSource | None = field(default=None, kw_only=True)
     learning_rate: float | None = field(default=None, kw_only=True)
     epochs: float | None = field(default=None, kw_only=True)
     max_steps: int | None = field(default=None, kw_only=True)
@@ -66,6 +68,9 @@ class TrainingStage(Stage):
     default_overlong: ClassVar[Overlong] = "error"
     handovers: ClassVar[tuple[str, ...]] = ("merge", "continue")
     sequences_per_row: ClassVar[int] = 1  # 2: both answers of a pair go through the model together
+    answers_questions: ClassVar[bool] = (
+        False  # whether held-out rows are asked and judged by their format's metric
+    )
     has_reference: ClassVar[bool] = False  # whether the loss compares the policy with itself as it started
 
     def __post_init__(self) -> None:
@@ -203,8 +208,8 @@ class TrainingStage(Stage):
                 continue
             if name in resolved and value is None:
                 rows.append(Setting(name, *resolved[name]))
-            elif isinstance(value, list):  # rows in memory are data, not a setting to print
-                rows.append(Setting(name, f"{len(value)} rows in memory", "given"))
+            elif name in ("data", "eval_data"):  # rows in memory are data, not a setting to print
+                rows.append(Setting(name, described(getattr(self, name)), "given"))
             else:
                 default = self.__dataclass_fields__[name].default
                 rows.append(Setting(name, value, f"default of {kind}" if value == default else "given"))

@@ -16,6 +16,7 @@ from ..pipeline.model_ref import with_reward_head
 from .arguments import trainer_arguments
 from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
 from .checkpoints import newest_whole_checkpoint
+from .evaluation import answers
 from .handover import load_for_continuing
 from .machine import this_machine
 from .planning import wants_checkpointing
@@ -52,7 +53,7 @@ class TrlSession:
         metrics: Metrics,
     ) -> None:
         self._stage, self._context, self._tables = stage, context, tables
-        self._pad_id = int(tokenizer.pad_token_id)
+        self._tokenizer, self._pad_id = tokenizer, int(tokenizer.pad_token_id)
         self._measure: Callable[[Any], Numbers] | None = None
         self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
@@ -104,9 +105,18 @@ class TrlSession:
         if self._tables.held_out is None:
             return {}
         if self._measure is None:
-            first, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
-            return first
-        return self._measure(self.model)
+            numbers, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
+        else:
+            numbers = self._measure(self.model)
+        return numbers if not self._stage.answers_questions else {**numbers, **self._judged_answers()}
+
+    def _judged_answers(self) -> Numbers:
+        """What the format's own metric says about answers to held-out rows."""
+        from ..data_formats.questions import score
+
+        if not self._tables.questions:
+            return {}
+        return score(*answers(self.model, self._tokenizer, self._tables.questions))
 
     def fit(self, checkpoint: Path | None) -> None:
         from safetensors.torch import load_file

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ...data_formats import Source, detect
+from ...data_formats import DataSource, detect
 from ...pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
 from ..online import OnlineStage
@@ -106,7 +106,7 @@ class PPO(OnlineStage):
     kl_coef: float = field(default=0.05, kw_only=True)
     target_kl: float | None = field(default=None, kw_only=True)
     critic: Critic = field(default="adapter", kw_only=True)
-    ptx_data: Source | None = field(default=None, kw_only=True)
+    ptx_data: DataSource | None = field(default=None, kw_only=True)
     ptx_coef: float = field(default=0.1, kw_only=True)
 
     full_learning_rate: ClassVar[float] = 3e-6
