@@ -1,0 +1,158 @@
+"""Preparing chat rows for training: ours beside TRL's SFTTrainer on the same file, each in a process of its own.
+
+    python benchmarks/data_prep.py                      # 20,000 rows in pairs, then 200,000 rows: about 15 minutes
+    python benchmarks/data_prep.py --rows 20000 --pairs 1 --whole 0
+    python benchmarks/data_prep.py --stream 5           # a JSONL of 5 GB through our reader, encoder and disk
+
+Rows are dialogues of two to four turns, all different, made from the packaged texts; the tokenizer and template are the
+embedded model's. Ours reads, checks every row, renders, proves what is trained, tokenises and writes the tables; TRL's
+side is `load_dataset("json")` and what SFTTrainer does with the rows when it is built, without assistant-only loss.
+Seconds are of that work alone, peak memory is of the process above what its imports took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("data_prep.json")
+
+
+def write_rows(path: Path, count: int = 0, size: int = 0) -> None:
+    """`count` rows, or as many as make `size` bytes."""
+    from posttrain.data_formats import sample
+
+    texts = [json.loads(line)["text"] for line in sample("text").read_text().splitlines()]
+    sentences = [part.strip() + "." for text in texts for part in text.split(".") if len(part) > 20]
+    draw = random.Random(0)
+    written = number = 0
+    with path.open("w") as file:
+        while number < count or written < size:
+            turns = []
+            for turn in range(draw.choice((2, 2, 4))):
+                said = " ".join(draw.choices(sentences, k=draw.randint(1, 5)))
+                turns.append({"role": ("user", "assistant")[turn % 2], "content": f"{said} ({number})"})
+            written += file.write(json.dumps({"messages": turns}) + "\n")
+            number += 1
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`work` after its imports: seconds, and the peak above what was in memory before."""
+    before = peak_bytes()
+    begun = time.monotonic()
+    result = work()
+    return {
+        "seconds": round(time.monotonic() - begun, 2),
+        "peak_GB": round((peak_bytes() - before) / 1e9, 3),
+        **result,
+    }
+
+
+def ours(path: Path) -> dict[str, Any]:
+    from posttrain.pipeline.base_models import find_base, shared_tokenizer
+    from posttrain.stages.token_tables import Request, load_tables
+
+    base = find_base("embedded")
+    tokenizer = shared_tokenizer(base.folder)
+    request = Request(path, None, "conversation", 4096, "drop")
+
+    def first() -> dict[str, Any]:
+        tables = load_tables(request, tokenizer, base.tokenizer_fingerprint)
+        return {"rows": tables.rows_read, "tokens": tables.report.tokens, "by": tables.report.notes[-1:]}
+
+    made = measured(first)
+    return {**made, "second": measured(first)["seconds"]}
+
+
+def trl(path: Path) -> dict[str, Any]:
+    import datasets
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from posttrain.pipeline.base_models import find_base
+
+    tokenizer = AutoTokenizer.from_pretrained(find_base("embedded").folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).to(torch.float32)
+
+    def work() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
+            config = SFTConfig(output_dir=folder, max_length=4096, bf16=False, use_cpu=True, report_to="none")
+            trainer = SFTTrainer(model, args=config, train_dataset=rows, processing_class=tokenizer)
+            made = trainer.train_dataset
+            return {"rows": len(made), "tokens": sum(map(len, made["input_ids"]))}
+
+    return measured(work)
+
+
+def in_process(side: str, path: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "HF_HOME": folder, "POSTTRAIN_CACHE": folder}  # nobody finds old tables
+        command = [sys.executable, __file__, "--side", side, "--file", str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--whole", type=int, default=200_000, help="rows of the one long pair; 0 for none")
+    parser.add_argument("--stream", type=float, default=0, help="GB of JSONL through our side alone")
+    parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        print(json.dumps({"ours": ours, "trl": trl}[given.side](given.file)))
+        return
+    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    names = ("torch", "transformers", "trl", "datasets", "tokenizers")
+    result |= {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in names},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chat.jsonl"
+        if given.stream:
+            write_rows(path, size=int(given.stream * 1e9))
+            result[f"{given.stream:g} GB"] = {"ours": in_process("ours", path)}
+        else:
+            write_rows(path, given.rows)
+            pairs = [{side: in_process(side, path) for side in ("ours", "trl")} for _ in range(given.pairs)]
+            ratio = statistics.median(pair["trl"]["seconds"] / pair["ours"]["seconds"] for pair in pairs)
+            result[f"{given.rows} rows"] = {"pairs": pairs, "ratio": round(ratio, 1)}
+            if given.whole:
+                write_rows(path, given.whole)
+                pair = {side: in_process(side, path) for side in ("ours", "trl")}
+                ratio = pair["trl"]["seconds"] / pair["ours"]["seconds"]
+                result[f"{given.whole} rows"] = {**pair, "ratio": round(ratio, 1)}
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
