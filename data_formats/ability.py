@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
 
-from .examples import Message
+from .examples import Message, Role
 from .literals import Literals, learn, stop_end
+from .purity import only_writes
 from .tool_template import ASKED, PROBE_TOOL, ToolForm, Turn, Turns, find_form, probe_dialogue
 
 if TYPE_CHECKING:
@@ -90,11 +91,37 @@ class Ability:
 
         return _compile_jinja_template(self.template)
 
-    def written_plainly(self, messages: Sequence[Message]) -> str:
-        """A dialogue of texts alone, by the template that apply_chat_template compiled.
+    def written_plainly(self, messages: Sequence[Message]) -> tuple[str, tuple[tuple[int, int], ...]] | None:
+        """(a dialogue of texts alone, the characters of its trained answers), proven; None where another way is needed.
 
-        It spares the copies that apply_chat_template makes of every message, half of its time; a caller compares the
-        text with `literals`, which were learned from apply_chat_template itself. Empty where the template refuses.
+        Proven: the template's own render is the same text; where the template only writes its contents down, the
+        render of one dialogue of these roles.
+        """
+        written = self.literals.written(messages) if self.literals else None
+        if written is None:
+            return None
+        roles = tuple(message.role for message in messages)
+        if not self._only_writes:
+            return written if self._rendered(messages) == written[0] else None
+        if roles not in self._proven_roles:
+            marks = [Message(role, f"{PROBE}{i}{PROBE}") for i, role in enumerate(roles)]
+            composed = self.literals.written(marks) if self.literals else None
+            self._proven_roles[roles] = composed is not None and self._rendered(marks) == composed[0]
+        return written if self._proven_roles[roles] else None
+
+    @cached_property
+    def _proven_roles(self) -> dict[tuple[Role, ...], bool]:
+        return {}
+
+    @cached_property
+    def _only_writes(self) -> bool:
+        return only_writes(self._compiled.environment.parse(self.template))
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """By the template that apply_chat_template compiled, without the copies that it makes of every message.
+
+        The literals that this is compared with were learned from apply_chat_template itself. Empty where the template
+        refuses.
         """
         from jinja2 import TemplateError
 

@@ -88,8 +88,10 @@ def _candidate(name: str, tokenizer: PreTrainedTokenizerBase) -> Encode | None:
 
 def _definition(tokenizer: PreTrainedTokenizerBase) -> str:
     """tokenizer.json without what would change the ids: cuts and padding."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps({**definition, "truncation": None, "padding": None})
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is None and backend.padding is None:
+        return str(backend.to_str())
+    return json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
 
 
 def _tokenizers(tokenizer: PreTrainedTokenizerBase) -> Encode:

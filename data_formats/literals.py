@@ -1,7 +1,8 @@
 """The fixed texts that a template writes around the turns: with them, one render is enough to find every answer.
 
 They are learned from two small dialogues. A row whose render is exactly these texts and its own contents is proven;
-every other row is left to the slower proof, so a template that does anything cleverer loses only speed.
+every other row is left to the slower proof, so a template that does anything cleverer loses only speed. Of a template
+that only writes its contents down (`purity`), one render proves all rows of the same roles.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Literals:
     stop: int  # so many characters of `end` are trained: up to the end of the stop token
     strips: bool  # the template cuts white space off the contents
 
-    def spans(self, messages: Sequence[Message], text: str) -> tuple[Span, ...] | None:
-        """Of every trained answer; None where `text` is not these turns in these texts."""
+    def written(self, messages: Sequence[Message]) -> tuple[str, tuple[Span, ...]] | None:
+        """(the dialogue in these texts, where every trained answer stands in it); None for turns they do not know."""
         pieces, spans, at = list[str](), list[Span](), 0
         last: Role | None = None
         for message in messages:
@@ -44,7 +45,7 @@ class Literals:
                 spans.append((at - len(content), at + self.stop))
             last = role
         pieces.append(self.end)
-        return tuple(spans) if last == "assistant" and "".join(pieces) == text else None
+        return ("".join(pieces), tuple(spans)) if last == "assistant" else None
 
 
 def learn(apply: Apply, stops_at_end: re.Pattern[str]) -> Literals | None:

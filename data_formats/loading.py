@@ -150,13 +150,13 @@ def _objects(data: Data, format_: DataFormat) -> Iterator[Row]:
     return (row.value for row in _rows(data, format_) if isinstance(row.value, Mapping) and not row.bad)
 
 
-def _prepared_for_all(parts: Sequence[Data], kind: Kind) -> DataFormat | None:
+def _prepared_for_all(parts: Sequence[Data], kind: Kind) -> list[DataFormat]:
     """The first part's format, with what is to be known about all parts in this format."""
     found = [_find_format(part, kind) for part in parts]
     if found[0].prepare is None:
-        return None
+        return []
     alike = [part for part, one in zip(parts, found, strict=True) if one.name == found[0].name]
-    return found[0].prepare(chain.from_iterable(_objects(part, found[0]) for part in alike))
+    return [found[0].prepare(chain.from_iterable(_objects(part, found[0]) for part in alike))]
 
 
 @dataclass
@@ -184,7 +184,7 @@ class Reading:
         """One for each part of a mixture: all have margins or none has, and classes are numbered in all alike."""
         parts = data.parts()
         if kind == "labelled" and not like:
-            like = [_prepared_for_all(parts, kind)]
+            like = _prepared_for_all(parts, kind)
         readings: list[Reading] = []
         for part in parts:
             readings.append(cls.open(part, kind, bad_rows, like))
@@ -248,7 +248,8 @@ class Reading:
         if not isinstance(value, Mapping):
             raise BadRow("", "wrong type", f"the record is {type_name(value)} and must be an object")
         if not self.format.keeps_columns:
-            self.unread.update(unread_columns(value, self.format))
+            if unread := unread_columns(value, self.format):
+                self.unread.update(unread)
         example = self.format.to_example(value, place)
         if isinstance(example, Pair):
             _check_margin(example, self.first)

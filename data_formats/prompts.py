@@ -34,7 +34,7 @@ def _read_completion(row: Row, place: str) -> Completion | Conversation:
         return Completion(place, fields.text(row, "prompt"), fields.text(row, "completion"))
     # Only the completion is learned: answers inside the prompt are there to be read.
     prompt = [
-        replace(turn, message=replace(turn.message, trained=False))
+        turn._replace(message=replace(turn.message, trained=False))
         for turn in read_turns(row["prompt"], "prompt")
     ]
     completion = read_turns(row["completion"], "completion")

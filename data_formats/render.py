@@ -87,11 +87,8 @@ class ChatTemplate:
         plain = not self.tools and not any(
             turn.calls or turn.reasoning or turn.role == "tool" for turn in messages
         )
-        if plain and self.ability.literals and messages[-1].role == "assistant":
-            text = self.ability.written_plainly(messages)
-            found = self.ability.literals.spans(messages, text)
-            if found is not None:
-                return Rendered(text, found)
+        if plain and (written := self.ability.written_plainly(messages)):
+            return Rendered(*written)
         if _is_trained(messages[-1]) and not any(map(_is_trained, messages[:-1])):
             return self.render_last(messages)
         text = self._apply(messages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,44 +22,45 @@ class TokenBytes:
         """None where a token is no fixed string of bytes: SentencePiece, WordPiece."""
         import numpy as np
 
-        if not tokenizer.is_fast:
+        if not tokenizer.is_fast or not _is_byte_level(tokenizer.backend_tokenizer):
             return None
-        definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        if not _is_byte_level(definition):
-            return None
-        vocabulary = definition["model"]["vocab"]
-        added = {token["id"]: token["content"].encode() for token in definition.get("added_tokens", ())}
-        words = [b""] * (max([*vocabulary.values(), *added], default=-1) + 1)
-        table = _bytes_of_characters()
-        for word, number in vocabulary.items():
+        backend = tokenizer.backend_tokenizer
+        added = {
+            number: token.content.encode() for number, token in backend.get_added_tokens_decoder().items()
+        }
+        numbers = backend.get_vocab(with_added_tokens=False)
+        words = np.full(max([*numbers.values(), *added], default=-1) + 1, b"", dtype=object)
+        table = _characters_of_bytes()
+        try:
+            for word, number in numbers.items():
+                words[number] = word.translate(table).encode("latin-1")
+        except UnicodeEncodeError:  # a word with a character that stands for no byte
             if number not in added:
-                try:
-                    words[number] = bytes(table[character] for character in word)
-                except KeyError:
-                    return None
+                return None
         for number, content in added.items():
             words[number] = content
-        array = np.empty(len(words), dtype=object)
-        array[:] = words
-        return cls(array, np.array([len(word) for word in words], dtype=np.int64))
+        return cls(words, np.fromiter(map(len, words), dtype=np.int64, count=len(words)))
 
     def says(self, ids: np.ndarray, text: bytes) -> bool:
         return b"".join(self.words[ids].tolist()) == text
 
 
-def _is_byte_level(definition: Any) -> bool:
-    decoder = definition.get("decoder") or {}
-    steps = chain([decoder], decoder.get("decoders") or ())
-    return definition["model"]["type"] == "BPE" and any(step.get("type") == "ByteLevel" for step in steps)
+def _is_byte_level(backend: Any) -> bool:
+    if type(backend.model).__name__ != "BPE" or backend.decoder is None:
+        return False
+    decoder = json.loads(backend.decoder.__getstate__())
+    steps = [decoder, *(decoder.get("decoders") or ())]
+    return any(step.get("type") == "ByteLevel" for step in steps)
 
 
 @cache
-def _bytes_of_characters() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes."""
+def _characters_of_bytes() -> dict[int, int]:
+    """GPT-2's printable stand-ins for the 256 bytes, each to its byte; every other character to none of Latin-1."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
         *range(ord("®"), ord("ÿ") + 1),
     ]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    table = dict.fromkeys(range(256), 0x100)
+    return table | {byte: byte for byte in printable} | {256 + i: byte for i, byte in enumerate(others)}

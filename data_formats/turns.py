@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from .content import Content, read_content, read_result
 from .examples import Message, Role, Row, Tool
@@ -48,8 +48,7 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 TRAINED = ("loss", "weight")  # ms-swift's and OpenAI's name
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A message, and what only the reading of its dialogue needs."""
 
     message: Message
@@ -95,7 +94,7 @@ def _plain_turns(value: Any, field: str) -> tuple[Turn, ...]:
             return ()
         if not said.isascii():
             check_characters(said, f"{field}[{i}].content")
-        turns.append(Turn(Message(role, said), f"{field}[{i}]"))
+        turns.append(Turn(Message(ROLES[role], said), f"{field}[{i}]"))
     return tuple(turns)
 
 
@@ -219,7 +218,7 @@ def _joined(turn: Turn, more: Turn) -> Turn:
     """One assistant turn; its first part says whether it is trained."""
     message = replace(turn.message, calls=(*turn.message.calls, *more.message.calls))
     called, ids = (*turn.called, *more.called), (*turn.ids, *more.ids)
-    return replace(turn, message=message, ids=ids, called=called)
+    return turn._replace(message=message, ids=ids, called=called)
 
 
 def _in_order_of_calls(turns: Sequence[Turn]) -> Iterator[Turn]:
