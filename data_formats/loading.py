@@ -247,9 +247,8 @@ class Reading:
             raise broken(value)
         if not isinstance(value, Mapping):
             raise BadRow("", "wrong type", f"the record is {type_name(value)} and must be an object")
-        if not self.format.keeps_columns:
-            if unread := unread_columns(value, self.format):
-                self.unread.update(unread)
+        if not self.format.keeps_columns and (unread := unread_columns(value, self.format)):
+            self.unread.update(unread)
         example = self.format.to_example(value, place)
         if isinstance(example, Pair):
             _check_margin(example, self.first)

@@ -12,7 +12,7 @@ from posttrain.errors import OverlongError
 
 from .encoders import ENCODERS, IDENTICAL
 from .examples import WAYS, Kind, Overlong
-from .spill import Spill
+from .spill import Spill, part_of
 from .table import RECORDS, UNTRAINED, Ragged
 
 if TYPE_CHECKING:
@@ -70,9 +70,13 @@ def learning(spans: Ragged) -> np.ndarray:
     """(rows,) whether a row has a trained token behind its first one, of flat (start, end) pairs."""
     import numpy as np
 
-    starts, ends = spans.values[0::2], spans.values[1::2]
-    rows = np.repeat(np.arange(len(spans)), np.diff(spans.offsets) // 2)
-    return np.bincount(rows[ends > np.maximum(starts, 1)], minlength=len(spans)) > 0
+    found = np.zeros(len(spans), dtype=bool)
+    for low in range(0, len(spans), CHUNK):
+        some = np.arange(low, min(low + CHUNK, len(spans)))
+        values, lengths = _taken(spans, some)
+        rows = np.repeat(some, lengths // 2)
+        found[rows[values[1::2] > np.maximum(values[0::2], 1)]] = True
+    return found
 
 
 def refuse_many(raw: RawRows, rows: np.ndarray, room: int, beside: str = "") -> None:
@@ -151,8 +155,9 @@ def _taken(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     low, high = int(rows[0]), int(rows[-1]) + 1
-    lengths = np.diff(column.offsets[low : high + 1])
-    values = column.values[column.offsets[low] : column.offsets[high]]
+    offsets = part_of(column.offsets, low, high + 1)
+    lengths = np.diff(offsets)
+    values = part_of(column.values, int(offsets[0]), int(offsets[-1]))
     if high - low == len(rows):
         return values, lengths
     wanted = np.zeros(high - low, dtype=bool)

@@ -130,7 +130,7 @@ class _Checker:
 
     def _part(self, owner: nodes.Node, key: str) -> What:
         match self.what(owner):
-            case "turn":
+            case "turn" if key not in dir(dict):  # m.items is a method
                 return "text" if key == "content" else "other"
             case "other":
                 return "other"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,13 @@ class DataReport:
         return lines
 
 
-def percentile(lengths: Sequence[int], share: float) -> int:
+def percentile(lengths: Sequence[int] | np.ndarray, share: float) -> int:
     """The smallest length that is not passed by `share` of the rows; 0 of none."""
-    ordered = sorted(lengths)
-    return int(ordered[max(0, ceil(share * len(ordered)) - 1)]) if ordered else 0
+    at = max(0, ceil(share * len(lengths)) - 1)
+    if not len(lengths):
+        return 0
+    if isinstance(lengths, Sequence):
+        return int(sorted(lengths)[at])
+    import numpy as np  # there is an array, so it is there already
+
+    return int(np.partition(lengths, at)[at])

@@ -85,3 +85,13 @@ def mapped(path: Path, dtype: str) -> np.ndarray:
     import numpy as np
 
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
+
+
+def part_of(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """values[start:stop] in memory of its own: what is looked at through a map counts as this process's memory."""
+    import numpy as np
+
+    if not isinstance(values, np.memmap) or values.filename is None:
+        return values[start:stop]
+    size = values.dtype.itemsize
+    return np.fromfile(values.filename, values.dtype, stop - start, offset=values.offset + start * size)

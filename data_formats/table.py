@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .spill import Spill, mapped, read_index
+from .spill import Spill, mapped, part_of, read_index
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
 UNTRAINED = -100
+_PART = 2**22  # numbers looked at at once
 RECORDS = "records"  # the column of JSON that is no token row
 
 
@@ -104,7 +105,9 @@ class TokenTable:
         if "classes" in self.columns:
             return self.tokens  # a head learns from each row as a whole
         if "labels" in self.columns:
-            return int((self.columns["labels"].values != UNTRAINED).sum())
+            labels = self.columns["labels"].values
+            parts = (part_of(labels, at, at + _PART) for at in range(0, len(labels), _PART))
+            return sum(int((part != UNTRAINED).sum()) for part in parts)
         return sum(len(column.values) for name, column in self.columns.items() if name != "prompt_ids")
 
     def shuffled(self, seed: int) -> TokenTable:

@@ -35,7 +35,9 @@ def keep_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = not _is_whole(folder)
         if missing:
-            commit_folder(folder, fill)
+            for name, entry in commit_folder(folder, fill)["files"].items():
+                if entry["bytes"] > _LARGE:
+                    _remember(folder / name, entry["sha256"])
         return missing
     finally:
         os.close(lock)
@@ -61,14 +63,22 @@ def remembered_sha256(path: Path) -> str:
 
     sha256 reads about 0.5 GB/s and a base model has many GB, which every start would pay again.
     """
+    try:
+        return str(json.loads(_note(path).read_text())["sha256"])
+    except (OSError, ValueError, KeyError):
+        value = sha256_of(path)
+        if time.time() - path.stat().st_mtime > _SETTLED:
+            _remember(path, value)
+        return value
+
+
+def _remember(path: Path, sha256: str) -> None:
+    write_json(_note(path), {"file": str(path.resolve()), "bytes": path.stat().st_size, "sha256": sha256})
+
+
+def _note(path: Path) -> Path:
+    """Where the digest of a file in its present state is kept."""
     path = path.resolve()
     stat = path.stat()
     state = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    note = cache_folder() / "digests" / f"{digest_of(state)[:32]}.json"
-    try:
-        return str(json.loads(note.read_text())["sha256"])
-    except (OSError, ValueError, KeyError):
-        value = sha256_of(path)
-        if time.time() - stat.st_mtime > _SETTLED:
-            write_json(note, {"file": str(path), "bytes": stat.st_size, "sha256": value})
-        return value
+    return cache_folder() / "digests" / f"{digest_of(state)[:32]}.json"

@@ -100,10 +100,83 @@ def xml(calls):
     return "\n".join(map(one, calls))
 
 
+def glm(calls):
+    return "\n".join(
+        f"<tool_call>{call.name}\n"
+        + "".join(
+            f"<arg_key>{k}</arg_key>\n<arg_value>{unquoted(v)}</arg_value>\n"
+            for k, v in call.arguments.items()
+        )
+        + "</tool_call>"
+        for call in calls
+    )
+
+
+def unquoted(value):
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def muse(calls):
+    def one(call):
+        inside = "".join(
+            f'<atem:parameter name="{k}">{unquoted(v)}</atem:parameter>\n' for k, v in call.arguments.items()
+        )
+        block = f'<atem:function_calls>\n<atem:invoke name="{call.name}">\n{inside}</atem:invoke>\n</atem:function_calls>'
+        return f" to={call.name}<|message|>{block}"
+
+    return "<|eom|><|start|>assistant".join(map(one, calls)) + "<|eot|>"
+
+
+def gemma(calls, null="null"):
+    def written(value):
+        if isinstance(value, str):
+            return f'<|"|>{value}<|"|>'
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{k}:{written(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ",".join(map(written, value)) + "]"
+        return null if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    body = "".join(f"<|tool_call>call:{call.name}{written(call.arguments)}<tool_call|>" for call in calls)
+    return body + "<|tool_response>"
+
+
+def gemma_with_none(calls):
+    return gemma(calls, null="None")
+
+
+def lfm(calls):
+    escapes = str.maketrans({"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"})
+
+    def written(value):
+        if isinstance(value, str):
+            return f"'{value.translate(escapes)}'"
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+    words = [(call.name, ", ".join(f"{k}={written(v)}" for k, v in call.arguments.items())) for call in calls]
+    inside = ", ".join(f"{name}({arguments})" for name, arguments in words)
+    return f"<|tool_call_start|>[{inside}]<|tool_call_end|><|im_end|>"
+
+
+def lfm_as_json(calls):
+    return f"<|tool_call_start|>[{', '.join(map(as_json, calls))}]<|tool_call_end|>Wait.<|im_end|>"
+
+
+def gptoss(calls):
+    one = "<|start|>assistant to=functions.{}<|channel|>commentary json<|message|>{}<|call|>"
+    return "".join(one.format(call.name, json.dumps(call.arguments)) for call in calls)
+
+
+def gptoss_channel_first(calls):
+    one = "<|start|>assistant<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
+    return "".join(one.format(call.name, json.dumps(call.arguments)) for call in calls)
+
+
 FORMS = {
     render.__name__: render
     for render in (hermes, smollm2, hermes_with_text_arguments, llama, llama_tagged, mistral, mistral_v11, deepseek,
-                   deepseek_bare, deepseek_v31, openai, python_list, bare, fenced, xml)
+                   deepseek_bare, deepseek_v31, openai, python_list, bare, fenced, xml, glm, muse, gemma,
+                   gemma_with_none, lfm, lfm_as_json, gptoss, gptoss_channel_first)
 }  # fmt: skip
 
 names = st.from_regex(r"[a-eA-E][a-e0-9_]{0,8}(\.[a-e]{1,3})?", fullmatch=True)
@@ -117,6 +190,23 @@ values = st.recursive(
 some_calls = st.lists(st.builds(Call, names, st.dictionaries(keys, values)), min_size=1, max_size=3)
 
 
+def reads_as_json(value):
+    try:
+        return isinstance(value, str) and not isinstance(json.loads(value), str)
+    except ValueError:
+        return False
+
+
+def with_plain_keys(value):
+    """Objects with a, b, c for keys that are not letters alone."""
+    if isinstance(value, list):
+        return [with_plain_keys(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    keys = [key if key.isalpha() else "abc"[i] for i, key in enumerate(value)]
+    return dict(zip(keys, map(with_plain_keys, value.values()), strict=True))
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @untimed
 @given(calls=some_calls)
@@ -126,11 +216,17 @@ def test_calls_are_read_back_from_every_form(form, calls):
         assume(
             not any(re.search("</?(parameter|function|tool_call)", json.dumps(c.arguments)) for c in calls)
         )
+    if form in (glm, muse):  # text is not quoted there, see test_unquoted_values
+        assume(not any(reads_as_json(v) for c in calls for v in c.arguments.values()))
+    if form in (gemma, gemma_with_none):  # nor are keys there
+        calls = [Call(c.name, with_plain_keys(c.arguments)) for c in calls]
+    if form is lfm:  # its template leaves this character alone, and Python reads no text that has it
+        assume(not any("\0" in v for c in calls for v in c.arguments.values() if isinstance(v, str)))
     assert calls_in(form(calls)) == Found(tuple(calls), 0)
 
 
 def test_every_form_of_the_list_was_tried():
-    assert len(FORMS) == 15
+    assert len(FORMS) == 23
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -158,7 +254,7 @@ def test_a_marked_call_that_is_cut_is_broken(form):
     # A whole one before it is kept.
     both = form([PARIS, Call("weather", {"city": "Quito"})])
     found = calls_in(both[: both.index("Quito") + 2])
-    together = form in (smollm2, mistral, llama_tagged)  # one mark for all
+    together = form in (smollm2, mistral, llama_tagged, lfm, lfm_as_json)  # one mark for all
     assert found == Found(() if together else (PARIS,), 1)
 
 
@@ -171,9 +267,10 @@ def test_thinking_before_the_answer_is_skipped(form):
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_tags_inside_an_argument_are_text(form):
-    for tag in ("<tool_call>", "</tool_call>", "</think>", "[TOOL_CALLS]", "<function=", "<tool_call>" * 50):
+    for tag in ("<tool_call>", "</tool_call>", "</think>", "[TOOL_CALLS]", "<function=", "<tool_call>" * 50,
+                "<|tool_call>", "<|tool_call_start|>", "<atem:invoke ", "to=self<|message|>", "<channel|>"):  # fmt: skip
         call = Call("write", {"text": f"use {tag} here", "more": "x"})
-        if form is not xml:
+        if form is not xml and (form is not lfm or tag != "<|tool_call_start|>"):
             assert calls_in(form([call, PARIS])) == Found((call, PARIS), 0), tag
     thought = Call("write", {"text": "</think>"})
     assert calls_in(form([thought])) == Found((thought,), 0)
@@ -244,6 +341,40 @@ def test_no_call_and_no_attempt(text):
         "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</function>\n</tool_call>",
         "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</tool_call>",
         "<function=>\n</function>",
+        "<tool_call>weather",
+        "<tool_call>weather\n<arg_key>city</arg_key>\n</tool_call>",
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>Paris</arg_value>",
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>Paris</tool_call>",
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>a<arg_key>b</arg_key><arg_value>c</arg_value></tool_call>",
+        "<|tool_call>",
+        "<|tool_call>weather{}<tool_call|>",
+        "<|tool_call>call:weather<tool_call|>",
+        "<|tool_call>call:weather[]<tool_call|>",
+        "<|tool_call>call:weather{city:Paris}<tool_call|>",
+        '<|tool_call>call:weather{"city":"Paris"}<tool_call|>',
+        '<|tool_call>call:weather{city:<|"|>Paris}<tool_call|>',
+        "<|tool_call>call:weather{days:NaN}<tool_call|>",
+        "<|tool_call>call:weather{days:1}}<tool_call|>",
+        "<|tool_call>call:weather{days:" + "[" * 200 + "]" * 200 + "}<tool_call|>",
+        "<|tool_call>call:weather{days:" + "[" * 100_000,
+        "<|tool_call_start|>",
+        "<|tool_call_start|>[]<|tool_call_end|>",
+        "<|tool_call_start|>weather(city='Paris')<|tool_call_end|>",
+        "<|tool_call_start|>[weather('Paris')]<|tool_call_end|>",
+        "<|tool_call_start|>[weather(city='it's')]<|tool_call_end|>",
+        "<|tool_call_start|>[weather(city='a\nb')]<|tool_call_end|>",
+        "<|tool_call_start|>[weather(city=Paris)]<|tool_call_end|>",
+        "<atem:function_calls>",
+        "<atem:function_calls>\n</atem:function_calls>",
+        '<atem:function_calls>\n<atem:invoke name="weather">\n</atem:function_calls>',
+        '<atem:invoke name="weather"><atem:parameter name="city">Paris</atem:invoke>',
+        "<atem:invoke></atem:invoke>",
+        "to=functions.weather",
+        " to=functions.weather<|channel|>commentary json<|message|>",
+        " to=functions.weather<|channel|>commentary json<|message|>Paris<|call|>",
+        " to=functions.weather<|channel|>commentary json<|message|>[1]<|call|>",
+        " to=functions.weather<|channel|>commentary json<|message|>{} {}<|call|>",
+        "<|start|>assistant to=functions.<|message|>{}<|call|>",
     ],
 )
 def test_one_broken_attempt(text):
@@ -289,6 +420,76 @@ def test_xml_values(written, value):
     assert type(call.arguments["x"]) is type(value)
 
 
+UNQUOTED = {
+    "glm": "<tool_call>f<arg_key>x</arg_key><arg_value>{}</arg_value></tool_call>",
+    "muse": '<atem:invoke name="f"><atem:parameter name="x">{}</atem:parameter></atem:invoke>',
+}
+
+
+@pytest.mark.parametrize("template", UNQUOTED.values(), ids=UNQUOTED)
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("Paris", "Paris"),
+        (" New York\n", " New York\n"),
+        ("5", 5),
+        ("true", True),
+        ("null", None),
+        ('{"a": null}', {"a": None}),
+        ('"5"', '"5"'),
+        ("None", "None"),
+        ("NaN", "NaN"),
+        ("", ""),
+        ("a <b> </c> <parameter=", "a <b> </c> <parameter="),
+        ("9" * 5000, "9" * 5000),
+        ("[" * 2000, "[" * 2000),
+    ],
+)
+def test_unquoted_values(template, written, value):
+    (call,) = calls_in(template.format(written)).calls
+    assert call == Call("f", {"x": value})
+    assert type(call.arguments["x"]) is type(value)
+
+
+def test_thoughts_of_other_templates_are_skipped():
+    draft = hermes([OSLO]) + "<tool_call>?"
+    harmony = f"<|channel|>analysis<|message|>{draft} to=functions.f<|end|>{gptoss([PARIS])}"
+    assert calls_in(harmony) == Found((PARIS,), 0)
+    assert calls_in(harmony.replace("<|end|>", "")) == Found((PARIS,), 0)  # the next message ends it too
+    assert calls_in(f"to=self<|message|>{draft}<|eom|><|start|>assistant{muse([PARIS])}") == Found(
+        (PARIS,), 0
+    )
+    assert calls_in(f"<|channel>thought\n{draft}\n<channel|>{gemma([PARIS])}") == Found((PARIS,), 0)
+    for cut in "<|channel|>analysis<|message|>", "to=self<|message|>":
+        assert calls_in(cut + draft) == Found((), 0)
+
+
+def test_an_answer_of_gptoss_begins_behind_its_role():
+    for text in gptoss([PARIS]), gptoss_channel_first([PARIS]), " " + gptoss([PARIS]):
+        assert calls_in(text.replace("<|start|>assistant", "")) == Found((PARIS,), 0)
+    assert calls_in("Write to=functions.weather to call it.") == Found((), 0)
+
+
+def test_prose_may_follow_a_call_that_is_closed():
+    for form in (gemma, lfm, glm, muse):
+        assert calls_in(form([PARIS]) + " I look [1] and wait.") == Found((PARIS,), 0)
+
+
+def test_several_muse_functions_share_a_block():
+    text = '<atem:function_calls><atem:invoke name="f"></atem:invoke><atem:invoke name="g"></atem:invoke></atem:function_calls>'
+    assert calls_in(text) == Found((Call("f", {}), Call("g", {})), 0)
+
+
+def test_gemma_may_quote_keys_and_put_spaces():
+    text = '<|tool_call>call:f{ <|"|>a b<|"|>: 1, c d : { e:True } }<tool_call|>'
+    assert calls_in(text) == Found((Call("f", {"a b": 1, "c d": {"e": True}}),), 0)
+
+
+def test_words_that_python_keeps_name_arguments():
+    call = Call("convert", {"from": "from=EUR, 'class=", "to": "\\", "in": [{"from": 'a" if="'}]})
+    assert calls_in(lfm([call])) == calls_in(python_list([call])) == Found((call,), 0)
+
+
 def test_several_xml_functions_share_a_tag():
     text = "<tool_call>\n<function=f>\n</function>\n<function=g>\n<parameter=a>1</parameter>\n</function>\n</tool_call>"
     assert calls_in(text) == Found((Call("f", {}), Call("g", {"a": 1})), 0)
@@ -322,6 +523,23 @@ PIECES = [
         "\\u12",
     ),
     *("{", "}", "[", "]", '"', ":", ",", ";", " ", "\n", "f", "1", "-", "(", ")", "=", "null", "NaN", "\x00"),
+    *(
+        "<arg_key>",
+        "<arg_key>a</arg_key><arg_value>",
+        "</arg_value>",
+        "<|tool_call>",
+        "<|tool_call>call:f{a:",
+    ),
+    *('<|"|>', "<tool_call|>", "<|tool_call_start|>", "<|tool_call_start|>[f(a=", "<|tool_call_end|>"),
+    *("<atem:function_calls>", '<atem:invoke name="f">', '<atem:parameter name="a">', "</atem:parameter>"),
+    *(
+        "</atem:invoke>",
+        "to=functions.f",
+        "<|start|>assistant",
+        "<|channel|>commentary",
+        "<|channel|>analysis",
+    ),
+    *("<|message|>", "to=self<|message|>", "<|end|>", "<channel|>", "'", "from=", "True"),
     *('{"name": "f", "arguments": ', '{"name": "f", "arguments": {}}', "[f(a=", "\ud800"),
 ]
 
@@ -339,7 +557,12 @@ def test_no_text_makes_it_fail(text):
 
 @pytest.mark.parametrize("piece", [*PIECES, '<tool_call>["', '<tool_call>{"a": "', "</think>[f(", "<function=f><parameter=a>",
                                    '{"a": 1};', "[TOOL_CALLS]f[ARGS]{", "[TOOL_CALLS] [{", "</think>{", "[f(a=1),",
-                                   '{"name": "f", "arguments": {}}<tool_call>'])  # fmt: skip
+                                   '{"name": "f", "arguments": {}}<tool_call>', '<|tool_call>call:f{a:<|"|>',
+                                   '<|tool_call>call:f{a:<|"|><|"|>,b:', "<tool_call>f<arg_key>a</arg_key><arg_value>",
+                                   "<tool_call>f<arg_key>a</arg_key><arg_value></arg_value>", "<|tool_call_start|>[f(a='",
+                                   "<|tool_call_start|>[f(a=[", '<atem:invoke name="f"><atem:parameter name="a">',
+                                   "<|start|>assistant to=functions.f<|message|>{", "<|channel|>analysis<|message|>",
+                                   "<channel|>[f(", '\\"'])  # fmt: skip
 def test_time_grows_with_the_length_and_not_with_its_square(piece):
     text = piece * (50_000 // len(piece))
     begun = time.process_time()

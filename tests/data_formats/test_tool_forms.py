@@ -1,14 +1,12 @@
 """How each chat template takes tools and calls, and that the arguments of a call can be read back from its text."""
 
-import ast
 import json
-import re
 
 import pytest
 from chat_templates import ADDED, CHATML, DEEPSEEK, MISTRAL_TOOLS, NEMOTRON, TEXT_ARGUMENTS, VISION, trl_names
-from dialogues import assistant, trained, user
+from dialogues import CALLS, OSLO, PARIS, assistant, trained, user
 
-from posttrain.data_formats.calls import calls_in
+from posttrain.data_formats.calls import Found, calls_in
 from posttrain.data_formats.examples import Call
 from posttrain.data_formats.render import ChatTemplate
 from posttrain.errors import DataError
@@ -24,6 +22,9 @@ BASES = [name for name in trl_names() if not name.endswith("_training")]
 AS_WORDS = {name: ("None", "False") for name in XML} | dict.fromkeys(
     ("qwen3_6", "qwen3_8"), ("null", "false")
 )
+# They write 'it's', so nobody could tell where a text with a quote, a line's end or a backslash ends.
+UNESCAPED = {"lfm2_2_5", "lfm2_2_5_v2"}
+# GLM and Muse write a text like 5 or true as they write the number or the word; no such text is among these.
 ARGUMENTS = {
     "quotes": 'say "hi", it\'s', "lines": "a\n  b\n\nc", "unicode": "Zürich 你好 🙂 e\u0301 <&>", "back": "C:\\new",
     "jinja": "{{ 1 + 1 }}{% raw %}", "nested": {"a": [1, {"b": None}], "c": True}, "int": 3, "float": -2.5,
@@ -58,66 +59,11 @@ def test_forms_of_other_templates(make_tokenizer, chatml, mistral, smollm2):
     assert form(make_tokenizer(printing)) == ("text", False, "before", True)
 
 
-def read_gemma(text):
-    def as_json(found):
-        string, key = found.groups()
-        return json.dumps(string) if string is not None else f'"{key}":' if key else "null"
-
-    name, body = re.fullmatch(r"<\|tool_call>call:(\w+)(.*)<tool_call\|>(?:<\|tool_response>|<turn\|>)", text, re.DOTALL).groups()  # fmt: skip
-    return name, json.loads(re.sub(r'<\|"\|>(.*?)<\|"\|>|(\w+):|None', as_json, body, flags=re.DOTALL))
-
-
-def read_tags(name, pairs):
-    def value(text):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-
-    return name, {key: value(text) for key, text in pairs}
-
-
-def read_glm(text):
-    name = re.search(r"<tool_call>(.*)\n", text)[1]
-    return read_tags(
-        name, re.findall(r"<arg_key>(.*?)</arg_key>\n<arg_value>(.*?)</arg_value>", text, re.DOTALL)
-    )
-
-
-def read_muse(text):
-    name = re.search(r'<atem:invoke name="(.*)">', text)[1]
-    return read_tags(
-        name, re.findall(r'<atem:parameter name="(\w+)">(.*?)</atem:parameter>', text, re.DOTALL)
-    )
-
-
-def read_gptoss(text):
-    name, body = re.fullmatch(r" to=functions\.(\w+)<\|channel\|>commentary json<\|message\|>(.*)<\|call\|>", text).groups()  # fmt: skip
-    return name, json.loads(body)
-
-
-def read_lfm(text):
-    """Python's literals, with JSON's words inside of objects."""
-
-    class Words(ast.NodeTransformer):
-        def visit_Name(self, node):
-            return ast.Constant(json.loads(node.id)) if node.id in ("null", "true", "false") else node
-
-    body = re.search(r"<\|tool_call_start\|>(.*)<\|tool_call_end\|>", text, re.DOTALL)[1]
-    (call,) = Words().visit(ast.parse(body, mode="eval").body).elts
-    return call.func.id, {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-
-
-def read_by_library(text):
-    (call,) = calls_in(text).calls
+def read_back(text):
+    found = calls_in(text)
+    (call,) = found.calls
+    assert not found.broken
     return call.name, call.arguments
-
-
-READERS = (
-    dict.fromkeys(GEMMA4, read_gemma)
-    | dict.fromkeys(LFM, read_lfm)
-    | {"glm4moe": read_glm, "gptoss": read_gptoss, "muse_glimmer": read_muse}
-)
 
 
 def call_text(tokenizer, arguments, reasoning=""):
@@ -130,20 +76,33 @@ def call_text(tokenizer, arguments, reasoning=""):
 @pytest.mark.parametrize("name", sorted((OWN | ADDED) - {*DEEPSEEK}))
 def test_arguments_can_be_read_back(trl_tokenizer, name):
     tokenizer, given = trl_tokenizer(name), dict(ARGUMENTS)
-    if name in (
-        "lfm2_2_5",
-        "lfm2_2_5_v2",
-    ):  # they escape nothing, so nobody could tell where such a text ends
+    if name in UNESCAPED:
         given = {key: value for key, value in given.items() if key not in ("quotes", "lines", "back")}
     expected = dict(given)
     if name in XML:
         expected["null"], expected["flag"] = AS_WORDS[name]
-    read = READERS.get(name, read_by_library)
     thought = "Hm" if name in NEMOTRON else ""  # else it cannot be proven
-    found, arguments = read(call_text(tokenizer, given, thought))
+    found, arguments = read_back(call_text(tokenizer, given, thought))
     assert found == "weather"
     assert json.dumps(arguments, sort_keys=True) == json.dumps(expected, sort_keys=True)
-    assert read(call_text(tokenizer, {}, thought)) == ("weather", {})
+    assert read_back(call_text(tokenizer, {}, thought)) == ("weather", {})
+
+
+@pytest.mark.parametrize("name", sorted(GEMMA4 | LFM | {"glm4moe", "muse_glimmer"}))
+def test_every_call_of_a_turn_is_read(trl_tokenizer, name):
+    (said, *_), *_ = trained(trl_tokenizer(name), CALLS)
+    assert calls_in(said) == Found((PARIS, OSLO), 0)
+
+
+# The second Gemma leaves out what is thought before a call.
+@pytest.mark.parametrize("name", sorted(GEMMA4 - {"gemma4_v2"} | LFM | {"glm4moe", "gptoss", "muse_glimmer"}))
+def test_a_call_in_a_thought_is_none(trl_tokenizer, name):
+    draft = (
+        'Maybe <tool_call>? {"name": "time", "arguments": {}} <tool_call>{"name": "time", "arguments": {}}'
+    )
+    ((said,),) = trained(trl_tokenizer(name), (user("W?"), assistant("", PARIS, reasoning=draft)))
+    assert draft in said
+    assert calls_in(said) == Found((PARIS,), 0)
 
 
 @pytest.mark.parametrize(
@@ -152,4 +111,4 @@ def test_arguments_can_be_read_back(trl_tokenizer, name):
 def test_arguments_of_other_templates_can_be_read_back(make_tokenizer, template):
     tokenizer = make_tokenizer(template, eos="</s>")
     for arguments in ARGUMENTS, {}:
-        assert read_by_library(call_text(tokenizer, arguments).removesuffix("</s>")) == ("weather", arguments)
+        assert read_back(call_text(tokenizer, arguments).removesuffix("</s>")) == ("weather", arguments)
