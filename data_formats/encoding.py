@@ -110,10 +110,11 @@ def encode_data(
     shares = data.shares()
     if shares is not None:
         sizes = [part.read for part in parts]
+        all_of_them = _distinct(raw.examples[train])
         train, note = mixed(raw.examples, train, sizes, shares, data.interleave or "first_exhausted")
-        account = replace(
-            account, notes=(*account.notes, note.format(names=[str(part.data) for part in parts]))
-        )
+        note = note.format(names=[str(part.data) for part in parts])
+        unused = all_of_them - _distinct(raw.examples[train])
+        account = replace(account, notes=(*account.notes, note), unused=unused)
     made = {"train": finish(raw, train, limits, account, folder / "train")}
     _refuse_empty(made["train"].report)
     if len(held):
@@ -170,6 +171,7 @@ class Account:
     rows: int
     notes: tuple[str, ...]
     bad: int = 0
+    unused: int = 0  # that the shares of a mixture leave out
 
     @classmethod
     def of(cls, data: Data, parts: list[Reading]) -> Account:
@@ -203,6 +205,8 @@ def _report(
         fitted.dropped["chosen equal to rejected"] = identical
     if account.bad:
         fitted.dropped["quarantined"] = account.bad
+    if account.unused:
+        fitted.dropped["left out by the mixture's shares"] = account.unused
     lengths = raw.lengths[different]
     longest = int(lengths.max(initial=0))
     chosen_longer = (
@@ -210,7 +214,7 @@ def _report(
         if raw.kind == "preference" and len(different)
         else 0.0
     )
-    read = _distinct(raw.examples[rows]) + account.bad
+    read = _distinct(raw.examples[rows]) + account.bad + account.unused
     return DataReport(
         source=account.source,
         format=account.detection.format,

@@ -34,35 +34,44 @@ class Question:
 
 
 def questions_of(
-    raw: RawRows,
-    held: Iterable[int],
-    examples: Mapping[int, Example],
-    formats: Sequence[str],
-    max_length: int,
+    raw: RawRows, held: Iterable[int], examples: Mapping[int, Example], formats: Sequence[str], max_length: int
 ) -> list[Question]:
     """held: the rows that are held out; examples: by number, those that may be asked; formats: of each example.
 
-    The rows are asked as they were rendered: up to where the last answer begins.
+    A dialogue is asked at its last call of a tool, or else at its end, as it was rendered: up to where that answer
+    begins.
     """
-    last_row = {int(raw.examples[row]): row for row in held if int(raw.examples[row]) in examples}
+    answers: dict[int, list[tuple[int, int, int]]] = {}  # of each example, in order: (row, start, end)
+    for row in held:
+        if (number := int(raw.examples[row])) in examples:
+            flat = raw.table.columns["spans"][row].tolist()
+            answers.setdefault(number, []).extend(
+                (row, start, end) for start, end in zip(flat[0::2], flat[1::2], strict=True)
+            )
     found = []
-    for number, row in last_row.items():
-        example, spans = examples[number], raw.table.columns["spans"][row]
-        gold = _gold(example)
-        if gold is None or not len(spans) or raw.lengths[row] > max_length:
+    for number, spans in answers.items():
+        asked = _asked(examples[number])
+        if asked is None or asked[0] >= len(spans):
             continue
-        start, end = int(spans[-2]), int(spans[-1])
+        row, start, end = spans[asked[0]]
         ids = raw.table.columns["ids"][row]
-        found.append(Question(formats[number], ids[:start].tolist(), int(ids[end - 1]), end - start, gold))
+        if end <= max_length:
+            prompt, stop = ids[:start].tolist(), int(ids[end - 1])
+            found.append(Question(formats[number], prompt, stop, end - start, asked[1]))
     return found
 
 
-def _gold(example: Example) -> Gold | None:
+def _asked(example: Example) -> tuple[int, Gold] | None:
+    """(which of the trained answers, what the answer is judged by)."""
     if isinstance(example, Completion):
-        return {"calls": [], "answer": example.completion}
-    if not isinstance(example, Conversation) or not example.messages[-1].trained:
-        return None
-    return gold_of(example.messages) if example.gold is None else example.gold
+        return 0, {"calls": [], "answer": example.completion}
+    assert isinstance(example, Conversation)
+    trained = [i for i, turn in enumerate(example.messages) if turn.role == "assistant" and turn.trained]
+    if example.gold is not None:
+        return len(trained) - 1, example.gold
+    calling = [k for k, i in enumerate(trained) if example.messages[i].calls]
+    last = calling[-1] if calling else len(trained) - 1
+    return last, gold_of(example.messages[: trained[last] + 1])
 
 
 def affordable(questions: Sequence[Question]) -> tuple[list[Question], int]:

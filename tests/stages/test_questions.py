@@ -97,3 +97,25 @@ def test_a_mixture_is_trained_by_its_shares(words: Callable[..., Any]) -> None:
     assert any(line.startswith("mixture: rows: ") for line in data["notes"])
     # every row of the smaller source that is not held out, and as many of the other
     assert data["rows_kept"] % 2 == 0 and 2 * 8 <= data["rows_kept"] <= 2 * 16
+    left_out = data["dropped_reasons"]["left out by the mixture's shares"]
+    assert data["rows_kept"] + left_out + data["rows_held_out"] == data["rows_read"] == len(one) + len(other)
+
+
+def test_calls_of_tools_are_judged_though_the_dialogue_goes_on(tiny: Callable[..., Any]) -> None:
+    tool = {"name": "boat", "parameters": {"type": "object", "properties": {"on": {"type": "string"}}}}
+    rows = [
+        {
+            "tools": [tool],
+            "messages": [
+                {"role": "user", "content": f"{a} {b}"},
+                {"role": "assistant", "tool_calls": [{"function": {"name": "boat", "arguments": {"on": a}}}]},
+                {"role": "tool", "content": "runs"},
+                {"role": "assistant", "content": "sun ."},
+            ],
+        }
+        for a, b in itertools.product(WORDS[:6], repeat=2)
+    ]
+    metrics = tiny([SFT(LoRA(r=2), data=rows, max_steps=1)]).run()["sft"].metrics
+    # what it says without training calls nothing
+    assert (metrics["call_match_before"], metrics["call_name_match_before"]) == (0, 0)
+    assert "valid_calls_after" in metrics
