@@ -34,7 +34,11 @@ class Question:
 
 
 def questions_of(
-    raw: RawRows, held: Iterable[int], examples: Mapping[int, Example], formats: Sequence[str], max_length: int
+    raw: RawRows,
+    held: Iterable[int],
+    examples: Mapping[int, Example],
+    formats: Sequence[str],
+    max_length: int,
 ) -> list[Question]:
     """held: the rows that are held out; examples: by number, those that may be asked; formats: of each example.
 

@@ -34,6 +34,10 @@ class StageEvents:
         """What the stage is doing now, for the display."""
         self._display.phase(text)
 
+    def say(self, text: str) -> None:
+        """Something good to know that stays on the display."""
+        self._display.say(text)
+
     def prove(self, name: str, value: float) -> None:
         """Keep the number of a proof that held."""
         self.proofs[name] = float(value)
@@ -86,6 +90,9 @@ class _Nowhere(StageEvents):
         self.proofs = {}
 
     def phase(self, text: str) -> None:
+        pass
+
+    def say(self, text: str) -> None:
         pass
 
     def prove(self, name: str, value: float) -> None:

@@ -83,6 +83,13 @@ class Display:
         else:
             _log.warning("%s: %s", self._stages[self._position], text)
 
+    def say(self, text: str) -> None:
+        """Something good to know while the stages run."""
+        if self._screen:
+            self._screen.note(f"{self._stages[self._position]}: {text}")
+        else:
+            _log.info("%s: %s", self._stages[self._position], text)
+
     def end_stage(self, facts: str) -> None:
         self._change(text=self._label("done"), facts=facts)
 

@@ -56,7 +56,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     events.phase("reading data")
     tokenizer = shared_tokenizer(base.folder)
     tables = load_tables(stage.request, tokenizer, base.tokenizer_fingerprint)
-    events.phase(tables.origin)
+    for line in (*tables.report.lines()[:2], tables.origin):
+        events.say(line)
     if tables.bad_rows is not None and context.ranks.main:
         shutil.copyfile(tables.bad_rows, context.folder / tables.bad_rows.name)
     context.stop.raise_if_requested("after reading the data")

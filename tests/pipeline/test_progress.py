@@ -18,6 +18,9 @@ class Screen:
     def change(self, line: Line) -> None:
         self.lines[-1] = line
 
+    def note(self, text: str) -> None:
+        self.lines.insert(-1, Line(text))
+
     def close(self) -> None:
         self.lines.append(Line("closed"))
 
@@ -66,3 +69,16 @@ def test_silence_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None
     drive(Display(["cpt", "sft"]))
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_what_is_good_to_know_is_shown_or_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    screen = Screen()
+    for shown in (screen, None):
+        monkeypatch.setattr(progress, "_screen", lambda shown=shown: shown)
+        with Display(["cpt", "sft"]) as display, caplog.at_level("INFO", logger="posttrain"):
+            display.begin_stage(1)
+            display.say("chat.jsonl: format alpaca")
+    assert Line("sft: chat.jsonl: format alpaca") in screen.lines
+    assert [record.getMessage() for record in caplog.records] == ["sft: chat.jsonl: format alpaca"]
