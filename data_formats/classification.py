@@ -139,12 +139,16 @@ def _read_labelled(row: Row, place: str, options: Mapping[str, Any]) -> Labelled
     return Labelled(place, _text(row), classes, options["several"])
 
 
-def classification_metric(golds: Sequence[Gold], answers: Sequence[metrics.Answer]) -> Mapping[str, float]:
-    """Accuracy and macro-F1 of the answers as labels; an answer that is none of them counts as unknown."""
+def classification_metric(golds: Sequence[Gold], answers: Sequence[metrics.Answer]) -> Mapping[str, Any]:
+    """Accuracy and macro-F1 of the answers as labels, and how often each was taken for each; an answer that is none
+    of them counts as unknown."""
     names = golds[0]["labels"]
     if not golds[0]["several"]:
         predicted = [_nearest(answer.text, names) for answer in answers]
-        return metrics.classification(names, [gold["label"][0] for gold in golds], predicted)
+        right = [gold["label"][0] for gold in golds]
+        table = dict(zip(names, metrics.confusion(names, right, predicted), strict=True))
+        confusion = {"columns": [*names, "unknown"], "rows": table}
+        return {**metrics.classification(names, right, predicted), "confusion": confusion}
     sets = [frozenset(_nearest(part, names) for part in answer.text.split(",")) for answer in answers]
     return metrics.multilabel(
         names, [frozenset(gold["label"]) for gold in golds], [labels - {NONE} for labels in sets]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -127,8 +129,12 @@ def encode_data(
 def _questions(raw: RawRows, held: np.ndarray, parts: list[Reading], limits: Limits) -> list[Question]:
     if raw.kind != "conversation":
         return []
-    formats = [part.format.name for part in parts for _ in range(part.read)]
-    return questions_of(raw, held.tolist(), raw.lowest, formats, limits.max_length)
+    ends = list(accumulate(part.read for part in parts))
+
+    def format_of(number: int) -> str:
+        return parts[bisect_right(ends, number)].format.name
+
+    return questions_of(raw, held.tolist(), raw.lowest, format_of, limits.max_length)
 
 
 def read_rows(

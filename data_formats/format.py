@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .metrics import Answer
 
 Gold = Mapping[str, Any]  # JSON, made by the format for its own metric
-Metric = Callable[[Sequence[Gold], Sequence["Answer"]], Mapping[str, float]]
+# Numbers by name; what is no number, such as a table of confusions, is kept beside the answers.
+Metric = Callable[[Sequence[Gold], Sequence["Answer"]], Mapping[str, Any]]
 
 
 class BadRow(Exception):

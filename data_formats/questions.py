@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .dialogue import gold_of
 from .examples import Completion, Conversation, Example
-from .format import Gold
+from .format import DataFormat, Gold
 
 if TYPE_CHECKING:
     from .metrics import Answer
@@ -37,10 +37,10 @@ def questions_of(
     raw: RawRows,
     held: Iterable[int],
     examples: Mapping[int, Example],
-    formats: Sequence[str],
+    format_of: Callable[[int], str],
     max_length: int,
 ) -> list[Question]:
-    """held: the rows that are held out; examples: by number, those that may be asked; formats: of each example.
+    """held: the rows that are held out; examples: by number, those that may be asked; format_of: an example's.
 
     A dialogue is asked at its last call of a tool, or else at its end, as it was rendered: up to where that answer
     begins.
@@ -61,7 +61,7 @@ def questions_of(
         ids = raw.table.columns["ids"][row]
         if end <= max_length:
             prompt, stop = ids[:start].tolist(), int(ids[end - 1])
-            found.append(Question(formats[number], prompt, stop, end - start, asked[1]))
+            found.append(Question(format_of(number), prompt, stop, end - start, asked[1]))
     return found
 
 
@@ -93,18 +93,25 @@ def room_for(question: Question) -> int:
     return min(question.answer_tokens + 8, ANSWER_TOKENS // FEWEST)
 
 
-def score(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, float]:
-    """The numbers of each format's metric; of a mixture they are named after the format: "qa.exact_match"."""
+def score(
+    questions: Sequence[Question], answers: Sequence[Answer], own: Iterable[DataFormat] = ()
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """(the numbers of each format's metric, what else it says); of a mixture they are named "qa.exact_match".
+
+    own: formats that are not registered.
+    """
     from .registry import formats
 
     names = list(dict.fromkeys(question.format for question in questions))
-    metrics = {known.name: known.metric for known in formats() if known.kind == "conversation"}
-    numbers: dict[str, float] = {}
+    known = [one for one in (*formats(), *own) if one.kind == "conversation" and one.metric is not None]
+    metrics = {one.name: one.metric for one in known}
+    found: dict[str, Any] = {}
     for name in names:
         metric = metrics.get(name)
         if metric is None:
             continue
         pairs = [pair for pair in zip(questions, answers, strict=True) if pair[0].format == name]
-        found = metric([question.gold for question, _ in pairs], [answer for _, answer in pairs])
-        numbers |= {key if len(names) == 1 else f"{name}.{key}": float(value) for key, value in found.items()}
-    return numbers
+        said = metric([question.gold for question, _ in pairs], [answer for _, answer in pairs])
+        found |= {key if len(names) == 1 else f"{name}.{key}": value for key, value in said.items()}
+    numbers = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+    return numbers, {key: value for key, value in found.items() if key not in numbers}

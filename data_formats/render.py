@@ -84,10 +84,7 @@ class ChatTemplate:
             return [self.render_last(messages[: i + 1]) for i in turns]
 
     def render(self, messages: Sequence[Message]) -> Rendered:
-        plain = not self.tools and not any(
-            turn.calls or turn.reasoning or turn.role == "tool" for turn in messages
-        )
-        if plain and (written := self.ability.written_plainly(messages)):
+        if written := self._written_plainly(messages):
             return Rendered(*written)
         if _is_trained(messages[-1]) and not any(map(_is_trained, messages[:-1])):
             return self.render_last(messages)
@@ -103,10 +100,17 @@ class ChatTemplate:
         raise NotProven("The chat template ends no turn with a stop token.")
 
     def render_last(self, messages: Sequence[Message]) -> Rendered:
-        """A dialogue of which only the last answer is trained: two renders, however long it is."""
+        """A dialogue of which only the last answer is trained: two renders at most, however long it is."""
+        if written := self._written_plainly(messages):
+            return Rendered(written[0], written[1][-1:])
         text = self._apply(messages)
         span, has_stop = self._span(text, messages)
         return Rendered(text, (span,)) if has_stop else self._with_stop(text, span)
+
+    def _written_plainly(self, messages: Sequence[Message]) -> tuple[str, tuple[tuple[int, int], ...]] | None:
+        """Of a dialogue of texts alone: (text, trained characters), where they are proven without a look back."""
+        clever = self.tools or any(turn.calls or turn.reasoning or turn.role == "tool" for turn in messages)
+        return None if clever else self.ability.written_plainly(messages)
 
     def _with_stop(self, text: str, span: tuple[int, int]) -> Rendered:
         text = text[: span[1]] + end_token(self.tokenizer)

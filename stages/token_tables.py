@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data_formats import Data, Kind, Overlong, Source, sample
+from ..data_formats import Data, DataFormat, Kind, Overlong, Source, sample
 from ..pipeline.cache import cache_folder, keep_folder, remembered_sha256
 from ..pipeline.digests import digest_of
 from ..pipeline.durable import read_json, write_json
@@ -83,6 +83,13 @@ class Request:
         if self.eval_data is not None:
             return Data.of(self.eval_data)
         return Data.of(sample(self.kind, held_out=True)) if self.data is None else None
+
+    @property
+    def formats(self) -> list[DataFormat]:
+        """Those that were given as objects, which nobody may have registered."""
+        sources = [self.source, *([self.eval_source] if self.eval_source else [])]
+        parts = [part for source in sources for part in source.parts()]
+        return [part.format for part in parts if isinstance(part.format, DataFormat)]
 
     def identity(self) -> Mapping[str, Any]:
         """Content addresses of both sources and of our own code, and the options. Needs no torch."""

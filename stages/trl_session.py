@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.errors import DiskSpaceError
 
 from ..pipeline import StageContext
-from ..pipeline.durable import is_disk_full
+from ..pipeline.durable import is_disk_full, write_json
 from ..pipeline.model_ref import with_reward_head
 from .arguments import trainer_arguments
 from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
@@ -28,6 +28,9 @@ from .trl_trainers import RowRollouts
 if TYPE_CHECKING:
     from .training_stage import Metrics as Numbers
     from .training_stage import TrainingStage
+
+
+ANSWERS = "answers.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class TrlSession:
         self._stage, self._context, self._tables = stage, context, tables
         self._tokenizer, self._pad_id = tokenizer, int(tokenizer.pad_token_id)
         self._measure: Callable[[Any], Numbers] | None = None
+        self._answers: list[dict[str, Any]] = []  # to the held-out questions, before and after
         self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
         if context.ranks.main:
@@ -111,12 +115,27 @@ class TrlSession:
         return numbers if not self._stage.answers_questions else {**numbers, **self._judged_answers()}
 
     def _judged_answers(self) -> Numbers:
-        """What the format's own metric says about answers to held-out rows."""
+        """What the format's own metric says about answers to held-out rows; the answers are kept for people to read."""
         from ..data_formats.questions import score
 
         if not self._tables.questions:
             return {}
-        return score(*answers(self.model, self._tokenizer, self._tables.questions))
+        asked, said = answers(self.model, self._tokenizer, self._tables.questions)
+        numbers, details = score(asked, said, self._stage.request.formats)
+        kept = [
+            {
+                "prompt": self._tokenizer.decode(question.prompt_ids),
+                "gold": question.gold,
+                "answer": answer.text,
+                "stopped": answer.stopped,
+            }
+            for question, answer in zip(asked, said, strict=True)
+        ]
+        self._answers.append({**numbers, **details, "answers": kept})
+        if self._context.ranks.main:
+            both = dict(zip(("before", "after"), self._answers, strict=False))
+            write_json(self._context.folder / ANSWERS, both)
+        return numbers
 
     def fit(self, checkpoint: Path | None) -> None:
         from safetensors.torch import load_file

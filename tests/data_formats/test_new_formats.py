@@ -44,7 +44,7 @@ def said(example: Any) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in example.messages]
 
 
-def metric(example: Any, answers: list[str], name: str, stopped: bool = True) -> dict[str, float]:
+def metric(example: Any, answers: list[str], name: str, stopped: bool = True) -> dict[str, Any]:
     """The numbers of a format's metric for answers to copies of one example."""
     golds = [example.gold] * len(answers)
     (form,) = [form for form in formats() if form.name == name and form.kind == "conversation"]
@@ -220,6 +220,10 @@ def test_labels_are_judged_with_what_is_no_label() -> None:
     (example, _) = read([{"text": "a", "label": "Yes"}, {"text": "b", "label": "no"}])
     # of 4 answers two are "Yes"; "Yes" said 2 of 4 wanted: F1 2*2/(2+4); "no" said once, never wanted: F1 0
     numbers = metric(example, ["yes.", "Yes", "No", "perhaps"], "classification")
+    assert numbers.pop("confusion") == {
+        "columns": ["Yes", "no", "unknown"],
+        "rows": {"Yes": [2, 1, 1], "no": [0, 0, 0]},
+    }
     assert numbers == pytest.approx({"accuracy": 0.5, "macro_f1": (2 / 3 + 0) / 2, "unknown": 0.25})
 
 
@@ -565,7 +569,12 @@ def test_calls_are_judged_by_name_and_arguments() -> None:
     def tagged(*calls: Call) -> str:
         return "".join(f"<tool_call>{json.dumps(call.as_dict())}</tool_call>" for call in calls)
 
-    answers = [tagged(OSLO, ROME), tagged(ROME, ROME), tagged(ROME), "<tool_call>weather</tool_call>"]
+    answers = [
+        tagged(OSLO, ROME),
+        tagged(ROME, ROME),
+        tagged(ROME),
+        '<tool_call>{"name": "weather"</tool_call>',
+    ]
     numbers = dialogue_metric([gold] * 4, [Answer(text, True) for text in answers])
     # both calls in any order; the right names with a wrong city; one call of two; one that is no call
     assert numbers == pytest.approx(
@@ -585,10 +594,10 @@ def test_a_mixture_of_formats_is_judged_by_the_metric_of_each() -> None:
         question("openai_messages", {"calls": [], "answer": "yo"}),
     ]
     answers = [Answer("rome", True), Answer("hi", False)]
-    assert score(asked, answers) == {
+    assert score(asked, answers)[0] == {
         "qa.exact_match": 1, "qa.token_f1": 1, "qa.stop_rate": 1, "openai_messages.stop_rate": 0,
     }  # fmt: skip
-    assert score(asked[:1], answers[:1])["exact_match"] == 1
+    assert score(asked[:1], answers[:1])[0]["exact_match"] == 1
 
 
 # Rounds
@@ -708,7 +717,7 @@ def test_the_format_of_the_docs_is_read_and_judged(own_registry: None, write: An
     golds, answers = [{"letter": "B"}] * 4, [Answer(text, True) for text in ("B", " B. Rome", "A", "")]
     assert form.metric is not None and form.metric(golds, answers) == {"accuracy": 0.5}
     question = Question("multiple_choice", [1], 2, 3, {"letter": "B"})
-    assert score([question], [Answer("B", True)]) == {"accuracy": 1}
+    assert score([question], [Answer("B", True)])[0] == {"accuracy": 1}
 
 
 @pytest.mark.parametrize("correct", [2, -1, "B", None, True, 1.0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import SFT, Data, Full, LoRA
-from posttrain.data_formats import classification
+from posttrain.data_formats import Conversation, DataFormat, Message, classification
 from tests.stages.words import WORDS
 
 Rows = list[dict[str, Any]]
@@ -36,12 +36,22 @@ def test_a_classifier_by_words_is_measured_by_its_labels(words: Callable[..., An
         batch_size=16,
         trainer_args={"lr_scheduler_type": "constant"},
     )
-    metrics = words([stage]).run()["sft"].metrics
+    run = words([stage]).run()
+    metrics = run["sft"].metrics
     # 32 held-out rows, 7 of them with the river: "sun" for all is 25 of 32, with a macro-F1 of 0.44
     assert metrics["accuracy_before"] < 0.5
     assert metrics["accuracy_after"] > 0.9
     assert metrics["macro_f1_after"] > 0.8
     assert metrics["unknown_after"] == 0
+    (written,) = run.folder.rglob("answers.json")
+    kept = json.loads(written.read_text())
+    assert kept["before"]["accuracy"] == metrics["accuracy_before"]
+    table = kept["after"]["confusion"]
+    assert table["columns"] == ["sun", "moon", "unknown"]
+    asked = len(kept["after"]["answers"])
+    assert sum(map(sum, table["rows"].values())) == asked
+    assert (table["rows"]["sun"][0] + table["rows"]["moon"][1]) / asked == metrics["accuracy_after"]
+    assert kept["after"]["answers"][0]["gold"]["labels"] == ["sun", "moon"]
 
 
 def test_a_dialogue_is_measured_by_whether_answers_stop(words: Callable[..., Any]) -> None:
@@ -119,3 +129,17 @@ def test_calls_of_tools_are_judged_though_the_dialogue_goes_on(tiny: Callable[..
     # what it says without training calls nothing
     assert (metrics["call_match_before"], metrics["call_name_match_before"]) == (0, 0)
     assert "valid_calls_after" in metrics
+
+
+def test_a_format_of_ones_own_judges_without_being_registered(words: Callable[..., Any]) -> None:
+    def read(row: Any, place: str) -> Conversation:
+        messages = (Message("user", row["ask"]), Message("assistant", row["say"]))
+        return Conversation(place, messages, gold={"say": row["say"]})
+
+    own = DataFormat(
+        name="ask_say", kind="conversation", shape='{"ask", "say"}', columns=("ask", "say"), detect=lambda row: "ask" in row,
+        why="rows have 'ask'", to_example=read, metric=lambda golds, answers: {"asked": len(golds), "of": "words"},
+    )  # fmt: skip
+    rows = [{"ask": f"{a} {b}", "say": "sun ."} for a, b in itertools.product(WORDS[:6], repeat=2)]
+    metrics = words([SFT(LoRA(r=2), data=Data(rows, format=own), max_steps=1)]).run()["sft"].metrics
+    assert metrics["asked_before"] == metrics["asked_after"] >= 8
