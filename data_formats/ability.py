@@ -141,6 +141,23 @@ class Ability:
     def template(self) -> str:
         return str(self.tokenizer.get_chat_template())  # of several, the one called "default"
 
+    def notes(self) -> list[str]:
+        """What was done about a template that cannot write something, of what the dialogues so far have asked for."""
+        asked_for = vars(self)  # the cached properties that were looked at
+        form = asked_for.get("tools")
+        notes = []
+        if form is not None and form.added:
+            notes.append(
+                "the chat template knows no tools: they are declared in the system prompt, and calls and results written as JSON and text in <tool_call> and <tool_response> tags"
+            )
+        if form is not None and form.arguments == "text":
+            notes.append("the chat template takes the arguments of calls as JSON text")
+        if asked_for.get("shows_reasoning") is False or asked_for.get("shows_reasoning_of_calls") is False:
+            notes.append(
+                "the chat template shows no reasoning: it is written as <think> in front of the answer"
+            )
+        return notes
+
     def _tried(self, template: str, *turns: Turn, for_answer: bool = False) -> str:
         """Empty where the template refuses the turns."""
         tools = [PROBE_TOOL] if any("tool_calls" in turn for turn in turns) else None

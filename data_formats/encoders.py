@@ -72,20 +72,7 @@ class Work:
 
     def notes(self) -> list[str]:
         """What was done about a template that cannot write what the rows hold."""
-        ability = vars(vars(self)["template"].ability) if "template" in vars(self) else {}
-        tried = ability.get("tools")
-        notes = {
-            "the chat template knows no tools: they are declared in the system prompt, and calls and results written as JSON and text in <tool_call> and <tool_response> tags": tried
-            is not None
-            and tried.added,
-            "the chat template takes the arguments of calls as JSON text": tried is not None
-            and tried.arguments == "text",
-            "the chat template shows no reasoning: it is written as <think> in front of the answer": ability.get(
-                "shows_reasoning"
-            )
-            is False,
-        }
-        return [note for note, happened in notes.items() if happened]
+        return self.template.ability.notes() if "template" in vars(self) else []
 
     def look_for_system(self, messages: Sequence[Message]) -> None:
         if self.injected_text is None and messages[0].role != "system":
