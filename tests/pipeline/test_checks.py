@@ -10,6 +10,7 @@ import pytest
 from posttrain import CPT, DPO, SFT, Full, LoRA, Pipeline, QLoRA, RewardModel, Stage
 from posttrain.errors import (
     ConfigurationError,
+    DataError,
     DataFileError,
     ModelError,
     PipelineError,
@@ -50,7 +51,7 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("LLaMA-Factory's name", lambda: SFT(lora, cutoff_len=512), SettingError, "did you mean 'max_length'"),  # type: ignore[call-arg]
     ("a misspelt pipeline setting", lambda: build(SFT(lora), modle="embedded"), SettingError, "Pipeline has no setting 'modle'; did you mean 'model'"),
     ("no model", lambda: build(SFT(lora), model=None), ModelError, "model=None"),
-    ("a Hub data set", lambda: build(SFT(lora, data="tatsu-lab/alpaca")), DataFileError, "not read from the Hub"),
+    ("a Hub data set, offline", lambda: build(SFT(lora, data="tatsu-lab/alpaca")), DataFileError, "forbids to download it from the Hub"),
     ("an unknown TRL setting", lambda: SFT(lora, trainer_args={"warmup_step": 3}), SettingError, "did you mean 'warmup_steps'"),
     ("a TRL setting of ours", lambda: SFT(lora, trainer_args={"learning_rate": 1}), SettingError, "learning_rate= instead"),
     ("a fixed TRL setting", lambda: SFT(lora, trainer_args={"packing": True}), SettingError, "posttrain sets packing itself"),
@@ -97,7 +98,7 @@ def test_refused_in_one_sentence(make: Any, kind: type[Exception], text: str) ->
 )
 def test_data_files_that_are_none(tmp_path: Path, name: str, content: str, text: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataFileError, match=text):
+    with pytest.raises(DataError, match=text):
         build(SFT(lora, data=tmp_path / name))
 
 
