@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import OverlongError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TOO_LONG = "longer than max_length"
 REFUSED_ABOVE = 0.01  # with "error": up to this share of the rows is dropped and counted
 CHUNK = 4096  # rows written at once
+NEAR = 64  # rows; nearer ones are read together
 COLUMNS: Mapping[Kind, Mapping[str, str]] = {  # of the finished table
     "text": {"input_ids": "int32", "labels": "int32"},
     "conversation": {"input_ids": "int32", "labels": "int32"},
@@ -107,24 +109,32 @@ def refuse_many(raw: RawRows, rows: np.ndarray, room: int, beside: str = "") -> 
 
 def fit(raw: RawRows, rows: np.ndarray, max_length: int, overlong: Overlong, spill: Spill) -> Fitted:
     """Write the chosen rows to `spill`, in their order; whole where they fit. Raises OverlongError."""
-    import numpy as np
 
     rows = rows[(raw.flags[rows] & IDENTICAL) == 0]
     if overlong == "error":
         refuse_many(raw, rows, max_length, "max_new_tokens" if raw.kind == "prompt" else "")
     fitted, fit_one = Fitted(), _FITTERS[raw.kind]
     for at in range(0, len(rows), CHUNK):
-        chunk = rows[at : at + CHUNK]
-        simple = raw.learns[chunk] & (raw.lengths[chunk] <= max_length)
-        if simple.all() and (np.diff(chunk) > 0).all():
-            spill.add_rows(*_whole(raw, chunk))
-            continue
-        for row, whole in zip(chunk.tolist(), simple.tolist(), strict=True):
+        for run, whole in _runs(raw, rows[at : at + CHUNK], max_length):
             if whole:
-                spill.add_rows(*_whole(raw, np.array([row])))
-            else:
+                spill.add_rows(*_whole(raw, run))
+                continue
+            for row in run.tolist():
                 fit_one(raw, row, max_length, overlong, spill, fitted)
     return fitted
+
+
+def _runs(raw: RawRows, rows: np.ndarray, max_length: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """The rows in their order, in pieces: (neighbours of the raw rows, whether they are taken as they are)."""
+    import numpy as np
+
+    whole = raw.learns[rows] & (raw.lengths[rows] <= max_length)
+    steps = np.diff(rows)
+    # What lies between two rows is read with them: a mixture's next row may be of another source.
+    breaks = (steps <= 0) | (steps > NEAR) | (whole[1:] != whole[:-1])
+    begins = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(rows)]
+    for begin, end in pairwise(begins):
+        yield rows[begin:end], bool(whole[begin])
 
 
 def _whole(raw: RawRows, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -78,14 +78,14 @@ def _asked(example: Example) -> tuple[int, Gold] | None:
     return last, gold_of(example.messages[: trained[last] + 1])
 
 
-def affordable(questions: Sequence[Question]) -> tuple[list[Question], int]:
-    """(the questions to ask, the most tokens of an answer): the shortest references first, within the budget."""
+def affordable(questions: Sequence[Question]) -> list[Question]:
+    """The questions to ask within the budget: those with the shortest references first."""
     asked: list[Question] = []
     for question in sorted(questions, key=lambda one: one.answer_tokens)[:MOST]:
         if len(asked) >= FEWEST and (len(asked) + 1) * room_for(question) > ANSWER_TOKENS:
             break
         asked.append(question)
-    return asked, max(map(room_for, asked), default=0)
+    return asked
 
 
 def room_for(question: Question) -> int:

@@ -109,7 +109,7 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[
     from ..data_formats.metrics import Answer
     from ..data_formats.questions import affordable
 
-    asked, _ = affordable(questions)
+    asked = affordable(questions)
     found = []
     for at in range(0, len(asked), _ASKED_AT_ONCE):
         batch = asked[at : at + _ASKED_AT_ONCE]

@@ -17,8 +17,6 @@ from ..pipeline.durable import read_json, write_json
 if TYPE_CHECKING:
     from ..data_formats import DataReport, Question, TokenTable
 
-BAD_ROWS = "bad_rows.jsonl"
-
 
 @dataclass(frozen=True)
 class Tables:
@@ -31,7 +29,7 @@ class Tables:
     split_off: bool  # the held-out rows come from the same file
     key: str
     questions: tuple[Question, ...] = ()  # what the model is asked before and after training
-    bad_rows: Path | None = None  # the file of the rows that were put into quarantine
+    bad_rows: tuple[Path, ...] = ()  # the files of the rows that were put into quarantine
     from_cache: bool = False
 
     @property
@@ -142,7 +140,7 @@ def _read(folder: Path, key: str, *, split_off: bool, from_cache: bool) -> Table
         split_off=split_off,
         key=key,
         questions=tuple(Question(**question) for question in read_json(folder / "questions.json")),
-        bad_rows=folder / BAD_ROWS if (folder / BAD_ROWS).exists() else None,
+        bad_rows=tuple(sorted(folder.glob("*bad_rows.jsonl"))),  # of eval_data: eval_bad_rows.jsonl
         from_cache=from_cache,
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..pipeline import StageContext, StageResult
 from ..pipeline.base_models import shared_tokenizer
+from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
 from .handover import Probe, hand_over, save_artifact
 from .proofs import prove_finite
@@ -58,8 +58,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     tables = load_tables(stage.request, tokenizer, base.tokenizer_fingerprint)
     for line in (*tables.report.lines()[:2], tables.origin):
         events.say(line)
-    if tables.bad_rows is not None and context.ranks.main:
-        shutil.copyfile(tables.bad_rows, context.folder / tables.bad_rows.name)
+    for path in tables.bad_rows if context.ranks.main else ():
+        write_bytes(context.folder / path.name, path.read_bytes())
     context.stop.raise_if_requested("after reading the data")
 
     events.phase("loading the model")

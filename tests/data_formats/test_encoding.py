@@ -346,3 +346,16 @@ def test_long_prompts_are_refused_or_dropped_with_their_columns(chatml):
     result = encode(long, chatml, max_length=40, overlong="drop")
     assert [record["columns"]["answer"] for record in result.table.records] == [0, 2]
     assert (result.report.rows_kept, result.report.rows_dropped) == (2, 1)
+
+
+@pytest.mark.parametrize("near", [1, 2, 64])
+def test_rows_keep_their_order_however_they_are_read_together(untemplated, monkeypatch, near):
+    monkeypatch.setattr("posttrain.data_formats.overlong.CHUNK", 7)
+    monkeypatch.setattr("posttrain.data_formats.overlong.NEAR", near)
+    sizes = [3, 4, 50, 5, 5, 60, 70, 6, 3, 3, 3, 80, 4, 5, 6, 7, 90, 3]
+    rows = texts(*sizes)
+    assert lengths(coded(rows, untemplated, "text", 10, "drop").table) == [
+        size for size in sizes if size <= 10
+    ]
+    cut = coded(rows, untemplated, "text", 10, "truncate").table
+    assert lengths(cut) == [min(size, 10) for size in sizes]

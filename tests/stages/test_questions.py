@@ -143,3 +143,11 @@ def test_a_format_of_ones_own_judges_without_being_registered(words: Callable[..
     rows = [{"ask": f"{a} {b}", "say": "sun ."} for a, b in itertools.product(WORDS[:6], repeat=2)]
     metrics = words([SFT(LoRA(r=2), data=Data(rows, format=own), max_steps=1)]).run()["sft"].metrics
     assert metrics["asked_before"] == metrics["asked_after"] >= 8
+
+
+def test_quarantined_rows_of_eval_data_are_kept_too(words: Callable[..., Any]) -> None:
+    good = [{"prompt": f"{a} {b}", "completion": "sun ."} for a, b in itertools.product(WORDS[:6], repeat=2)]
+    eval_data = Data([*good[:9], {"prompt": "a", "completion": ""}], on_bad_rows="quarantine")
+    run = words([SFT(LoRA(r=2), data=good, eval_data=eval_data, max_steps=1)]).run()
+    (written,) = run.folder.rglob("*bad_rows.jsonl")
+    assert (written.name, json.loads(written.read_text())["place"]) == ("eval_bad_rows.jsonl", "rows[9]")
