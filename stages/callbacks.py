@@ -71,6 +71,9 @@ class Hooks(TrainerCallback):
     def __init__(self, hooks: StepHooks, scratch: Path, ranks: Ranks) -> None:
         self._hooks, self._scratch, self._ranks = hooks, scratch, ranks
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._hooks.begin(state.global_step)
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._hooks.before_step()
 
@@ -81,8 +84,9 @@ class Hooks(TrainerCallback):
         from safetensors.torch import save_file
 
         folder = self._scratch / f"checkpoint-{state.global_step}"
-        if self._ranks.main and folder.is_dir():
-            save_file({k: v.contiguous() for k, v in self._hooks.state().items()}, folder / STRATEGY_STATE)
+        kept = {name: value.contiguous() for name, value in self._hooks.state().items()}
+        if kept and self._ranks.main and folder.is_dir():
+            save_file(kept, folder / STRATEGY_STATE)
 
 
 class Commit(TrainerCallback):

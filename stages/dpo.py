@@ -57,7 +57,7 @@ class DPO(TrainingStage):
         )
 
     def reference_rows(self, table: TokenTable) -> list[Row]:
-        return pair_rows(table, limit=4)
+        return pair_rows(table, range(min(4, len(table))))
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
@@ -79,6 +79,6 @@ class DPO(TrainingStage):
         )
 
 
-def pair_rows(table: TokenTable, limit: int | None = None) -> list[Row]:
+def pair_rows(table: TokenTable, places: Sequence[int] | None = None) -> list[Row]:
     """Rows for `log_probs`: first all chosen answers, then all rejected ones, with the prompts untrained."""
-    return answer_rows(table, "chosen_ids", limit) + answer_rows(table, "rejected_ids", limit)
+    return answer_rows(table, "chosen_ids", places) + answer_rows(table, "rejected_ids", places)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,8 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     sums, counts = [0.0] * len(rows), [0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
-            ids_BT, mask_BT = _pad([rows[i][0] for i in chosen], pad_id, model.device)
-            labels_BT, _ = _pad([rows[i][1] for i in chosen], -100, model.device)
+            ids_BT, mask_BT = padded([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = padded([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
             logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
             for place, i in enumerate(
@@ -56,9 +56,9 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     return LogProbs(sums, counts)
 
 
-def answer_rows(table: TokenTable, column: str, limit: int | None = None) -> list[Row]:
-    """Rows for `log_probs`: prompt and answer, with the prompt untrained."""
-    rows = [table.row(i) for i in range(len(table) if limit is None else min(limit, len(table)))]
+def answer_rows(table: TokenTable, column: str, places: Iterable[int] | None = None) -> list[Row]:
+    """Rows for `log_probs`: prompt and answer, with the prompt untrained; of all rows or of some."""
+    rows = [table.row(i) for i in (range(len(table)) if places is None else places)]
     return [(row["prompt_ids"] + row[column], [-100] * len(row["prompt_ids"]) + row[column]) for row in rows]
 
 
@@ -70,7 +70,7 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
     out = [0.0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
-            ids_BT, mask_BT = _pad([rows[i] for i in chosen], pad_id, model.device)
+            ids_BT, mask_BT = padded([rows[i] for i in chosen], pad_id, model.device)
             logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
             for i, score in zip(chosen, logits_B1[:, 0].float().tolist(), strict=True):
                 out[i] = score
@@ -80,7 +80,7 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
 def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
     """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
     with evaluating(model):
-        ids_BT, mask_BT = _pad(rows, pad_id, model.device)
+        ids_BT, mask_BT = padded(rows, pad_id, model.device)
         values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float().cpu()
         return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
 
@@ -174,7 +174,7 @@ def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
         yield batch
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
+def padded(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
     """(B, T) rows padded on the right, and the mask of the real tokens."""
     import torch
 

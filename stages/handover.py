@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..pipeline import AdapterRef, ModelRef
 from ..pipeline.base_models import Base, Head
 from ..pipeline.durable import commit_folder, write_json
-from ..pipeline.model_ref import adapter_digest, merge
+from ..pipeline.model_ref import adapter_digest, merge, with_reward_head
 from .evaluation import logits, mean_kl
 from .machine import this_machine
 from .proofs import prove_equal
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .strategies import StartRows, StepHooks
     from .training_stage import TrainingStage
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 48
@@ -62,7 +63,20 @@ def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> A
     return PeftModel.from_pretrained(model, source.adapters[-1].folder, is_trainable=True)
 
 
-def save_artifact(model: Any, tokenizer: Any, stage: TrainingStage, source: ModelRef, folder: Path) -> Path:
+def load_fresh(stage: TrainingStage, source: ModelRef, dtype: Any, seed: int, rows: StartRows | None) -> Any:
+    """The model as it comes in, made trainable by the stage's strategy, and where training starts."""
+    strategy = stage.strategy
+    model = source.load_model(dtype=dtype)
+    if stage.task == "reward":
+        model = with_reward_head(model, seed)
+    model = strategy.wrap(strategy.prepare_base(model), stage.task, seed)
+    strategy.start(model, rows)
+    return model
+
+
+def save_artifact(
+    model: Any, tokenizer: Any, stage: TrainingStage, source: ModelRef, folder: Path, hooks: StepHooks
+) -> Path:
     """Commit what was trained: an adapter, or the whole model of a full fine-tuning."""
     stand = stands_on(stage, source)
     if stage.strategy.capabilities.makes_base:
@@ -76,6 +90,7 @@ def save_artifact(model: Any, tokenizer: Any, stage: TrainingStage, source: Mode
 
         def fill(aside: Path) -> None:
             model.save_pretrained(aside, selected_adapters=["default"])
+            hooks.finish(aside)
             (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             config = json.loads((aside / "adapter_config.json").read_text("utf-8"))
             # Plain PEFT would put an adapter of a merged base on the bare one, without an error.

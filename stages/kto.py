@@ -65,7 +65,7 @@ class KTO(TrainingStage):
         return 0.5 if plain and self.desirable_weight == self.undesirable_weight == 1.0 else None
 
     def reference_rows(self, table: TokenTable) -> list[Row]:
-        return answer_rows(table, "completion_ids", limit=8)
+        return answer_rows(table, "completion_ids", range(min(8, len(table))))
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int

@@ -44,7 +44,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     base, tables = start.find(), tables_of(stage.request, start)
     report, held = tables.report, tables.held_out_report
     sizes = _sizes_of(stage, base.folder)
-    stage.strategy.check_steps(stage.optimizer_steps(len(tables.train)))
+    stage.strategy.check_schedule(stage.schedule(len(tables.train)), sizes.layers)
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
     return StagePlan(

@@ -17,6 +17,7 @@ from .samples import sample_answers
 from .token_tables import load_tables
 
 if TYPE_CHECKING:
+    from .strategies import StepHooks
     from .training_stage import TrainingStage
 
 
@@ -24,6 +25,7 @@ class Session(Protocol):
     """What is in memory while a stage trains; dropped before the artifact is read back."""
 
     model: Any  # what is trained and saved
+    hooks: StepHooks  # of the strategy
 
     def prove_start(self) -> None:
         """Take the proofs that must hold before step 1; raises HandoverError."""
@@ -82,7 +84,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     events.phase("saving and reading back")
     shown = tables.train if tables.held_out is None else tables.held_out
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))
-    artifact = save_artifact(session.model, tokenizer, stage, source, context.folder)
+    artifact = save_artifact(session.model, tokenizer, stage, source, context.folder, session.hooks)
     metrics = _before_and_after(before, after) | dict(session.closing_numbers())
     answers_before = session.answers_before()
     del session  # one copy of the model in memory: the live one goes before the saved one comes

@@ -14,7 +14,7 @@ from ..data_formats import WAYS, DataSource, Kind, Overlong, detect
 from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
-from .strategies import LoRA, Strategy, Task
+from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
 from .trl_api import check_trainer_args
 from .trl_trainers import TrainerKind
@@ -155,13 +155,25 @@ class TrainingStage(Stage):
         """Optimizer steps over `rows` rows of the token table, counted as the Trainer counts them."""
         if self.max_steps is not None:
             return self.max_steps
+        return math.ceil(self._steps_per_epoch(rows) * (self.resolved_epochs or 1.0))
+
+    def _steps_per_epoch(self, rows: int) -> int:
         batch = self.batch_size * Ranks.of_environment().size
-        per_epoch = max(1, math.ceil(math.ceil(rows / batch) / self.gradient_accumulation))
-        return math.ceil(per_epoch * (self.resolved_epochs or 1.0))
+        return max(1, math.ceil(math.ceil(rows / batch) / self.gradient_accumulation))
 
     def optimizer_steps(self, rows: int) -> int:
         """Of the trained parameters; more than `steps` where a step is a rollout with several updates."""
         return self.steps(rows)
+
+    def schedule(self, rows: int) -> Schedule:
+        """The optimizer steps as a strategy counts them."""
+        total = self.optimizer_steps(rows)
+        return Schedule(total, self._steps_per_epoch(rows) * total / self.steps(rows))
+
+    @property
+    def copies_reference(self) -> bool:
+        """Whether the reference is a frozen copy of the adapter as it starts, and not the model without it."""
+        return self.handover == "continue" or self.strategy.capabilities.reference_copy
 
     @property
     def checkpoint_border(self) -> int:

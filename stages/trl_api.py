@@ -12,6 +12,7 @@ from typing import Any
 from posttrain.errors import ConfigurationError, SettingError
 
 from ..pipeline.settings import refuse_unknown
+from .rates import by_parameter
 from .trl_trainers import (
     CONFIGS,
     RowRollouts,
@@ -125,12 +126,14 @@ def make_trainer(
     dataset: Any,
     arguments: Mapping[str, Any],
     callbacks: Sequence[Any],
+    rate_factors: Mapping[str, float] | None = None,
     reference: Any = None,
     keep_adapter_copy: bool = False,
     rollouts: RowRollouts | None = None,
 ) -> Any:
     """A TRL trainer over a ready-made token table.
 
+    rate_factors: parameter name -> factor of the learning rate, 1 where none is given.
     reference: a frozen model, or None when the policy's adapters carry the reference: adapters off, or, with
     `keep_adapter_copy`, a frozen copy of the adapter as it is now.
     rollouts: who answers and scores, for GRPO and RLOO; the dataset's prompts are then row numbers.
@@ -150,6 +153,7 @@ def make_trainer(
         if compares and isinstance(model, PeftModel):
             set_reference_adapter(model, keep_adapter_copy)
     trainer.remove_callback(PrinterCallback)
+    trainer.rate_factors = by_parameter(model, rate_factors or {})
     for parameter in model.parameters():
         # TRL casts adapters over a 4-bit base to bfloat16, which loses small updates and crawls on a CPU.
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -12,20 +12,21 @@ from posttrain.errors import DiskSpaceError
 
 from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full, write_json
-from ..pipeline.model_ref import with_reward_head
 from .arguments import trainer_arguments
 from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
 from .checkpoints import newest_whole_checkpoint
 from .evaluation import answers
-from .handover import load_for_continuing
+from .handover import load_for_continuing, load_fresh
 from .machine import this_machine
 from .planning import wants_checkpointing
 from .proofs import prove_reference
+from .start_rows import RowsOfTable
 from .token_tables import Tables
 from .trl_api import make_trainer
 from .trl_trainers import RowRollouts
 
 if TYPE_CHECKING:
+    from ..data_formats import TokenTable
     from .training_stage import Metrics as Numbers
     from .training_stage import TrainingStage
 
@@ -64,8 +65,7 @@ class TrlSession:
         if context.ranks.main:
             shutil.rmtree(scratch, ignore_errors=True)
         context.ranks.barrier()
-        self._hooks = stage.strategy.hooks(self.model, stage.steps(len(tables.train)))
-        hooks = () if self._hooks is None else (Hooks(self._hooks, scratch, context.ranks),)
+        self.hooks = stage.strategy.hooks(self.model, stage.schedule(len(tables.train)))
         self._trainer = make_trainer(
             stage.trainer,
             model=self.model,
@@ -73,7 +73,7 @@ class TrlSession:
             dataset=trained.dataset,
             callbacks=(
                 metrics,
-                *hooks,
+                Hooks(self.hooks, scratch, context.ranks),
                 Commit(scratch, context.folder / "checkpoints", context.ranks),
                 Stop(context.stop, stage.checkpoint_border),
                 Moved(self.model, context.events, trained.rollouts),
@@ -88,14 +88,15 @@ class TrlSession:
                     stage, context.inputs["policy"], stage.longest_sequence(tables.report.length_max)
                 ),
             ),
-            keep_adapter_copy=stage.handover == "continue",
+            rate_factors=stage.strategy.rate_factors(self.model),
+            keep_adapter_copy=stage.copies_reference,
             rollouts=trained.rollouts,
         )
 
     @classmethod
     def load(cls, stage: TrainingStage, context: StageContext, tables: Tables, tokenizer: Any) -> TrlSession:
         """With the model that the stage is given, made trainable."""
-        model, reference = _load(stage, context)
+        model, reference = _load(stage, context, tables.train, int(tokenizer.pad_token_id))
         dataset = stage.trainer_table(tables.train).to_dataset(tables.key)
         metrics = Metrics(context.events, stage.first_loss)
         return cls(stage, context, tables, tokenizer, Trained(model, reference, dataset), metrics)
@@ -143,8 +144,8 @@ class TrlSession:
 
         context = self._context
         set_seed(context.seed)  # measuring must not change what training draws
-        if checkpoint is not None and self._hooks is not None:
-            self._hooks.restore(load_file(checkpoint / STRATEGY_STATE))
+        if checkpoint is not None and (checkpoint / STRATEGY_STATE).is_file():
+            self.hooks.restore(load_file(checkpoint / STRATEGY_STATE))
         try:
             self._trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Exception as error:
@@ -162,22 +163,19 @@ class TrlSession:
         state = self._trainer.state
         losses = {line["step"]: float(line["loss"]) for line in state.log_history if "loss" in line}
         mean = {"train_loss": sum(losses.values()) / len(losses)} if losses else {}
-        more = {} if self._hooks is None else self._hooks.numbers()
-        return {"steps": float(state.global_step), **mean, **more}
+        return {"steps": float(state.global_step), **mean, **self.hooks.numbers()}
 
 
-def _load(stage: TrainingStage, context: StageContext) -> tuple[Any, Any]:
+def _load(stage: TrainingStage, context: StageContext, table: TokenTable, pad_id: int) -> tuple[Any, Any]:
     """(the model to train, its reference where that is a model of its own)."""
     source, strategy = context.inputs["policy"], stage.strategy
     dtype = strategy.weights_dtype(this_machine().on_gpu)
     if stage.handover == "continue":
         return load_for_continuing(stage, source, dtype), None
-    model = source.load_model(dtype=dtype)
-    if stage.task == "reward":
-        model = with_reward_head(model, context.seed)
-    wrapped = strategy.wrap(strategy.prepare_base(model), stage.task, context.seed)
+    rows = RowsOfTable(table, stage.task, stage.batch_size, pad_id, context.seed)
+    model = load_fresh(stage, source, dtype, context.seed, rows)
     copied = stage.has_reference and strategy.capabilities.makes_base
-    return wrapped, source.load_model(dtype=dtype).requires_grad_(False) if copied else None
+    return model, source.load_model(dtype=dtype).requires_grad_(False) if copied else None
 
 
 def disk_full(context: StageContext) -> DiskSpaceError:

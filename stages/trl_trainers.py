@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from .rates import split_by_rate
+
 TrainerKind = Literal["sft", "reward", "dpo", "kto", "orpo", "grpo", "rloo"]
 
 # Where each trainer's config stands: (file below trl/, class).
@@ -35,10 +37,23 @@ def trainer_class(kind: TrainerKind) -> type:
 
     made = {"orpo": _orpo, "grpo": _grpo, "rloo": _rloo}
     if kind in made:
-        return made[kind]()
-    names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
-    found: type = getattr(trl, names[kind])
-    return type(f"Table{found.__name__}", (_TakesTables, found), {}) if kind in ("dpo", "kto") else found
+        found = made[kind]()
+    else:
+        names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
+        found = getattr(trl, names[kind])
+    bases = (_TakesTables, found) if kind in ("dpo", "kto") else (found,)
+    return type(f"Table{found.__name__}", (RatesByParameter, *bases), {})
+
+
+class RatesByParameter:
+    """A Trainer whose parameters have learning rates of their own."""
+
+    rate_factors: Mapping[int, float]
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)  # type: ignore[misc]
+        optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, self.rate_factors)
+        return optimizer
 
 
 class _TakesTables:

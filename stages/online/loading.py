@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...pipeline import ModelRef
-from ..handover import load_for_continuing
+from ..handover import load_for_continuing, load_fresh
 from ..machine import this_machine
 from ..strategies import LoRA, Strategy
 from .roles import REFERENCE, Roles, is_of
@@ -37,11 +37,11 @@ def load_roles(
     if stage.handover == "continue":
         policy = load_for_continuing(stage, source, dtype)
     else:
-        policy = strategy.wrap(strategy.prepare_base(source.load_model(dtype=dtype)), "policy", seed)
+        policy = load_fresh(stage, source, dtype, seed, None)
     below: list[str] = []
     if _carries(policy, strategy, found):
         trunk = policy
-        if stage.handover == "continue":
+        if stage.copies_reference:
             _add_adapter(policy, REFERENCE, policy.peft_config["default"], _state(policy, "default"))
             below = [REFERENCE]
     else:

@@ -39,14 +39,15 @@ class PPOSession:
         self._rollouts = Rollouts(stage, context, tokenizer, stage.critic)
         self._roles, self.model = self._rollouts.roles, self._rollouts.policy
         self._steps = stage.steps(len(tables.train))
-        updates = stage.optimizer_steps(len(tables.train))
+        schedule = stage.schedule(len(tables.train))
         source = context.inputs["policy"]
         if wants_checkpointing(stage, source, stage.longest_sequence(tables.report.length_max)):
             self._roles.recompute_activations()
         request, self._pretraining = stage.ptx_request, None
         if request is not None:
             self._pretraining = tables_of(request, source)
-        self._updater = Updater(self._roles, stage, updates, context.ranks, self._pretraining_rows())
+        self._updater = Updater(self._roles, stage, schedule, context.ranks, self._pretraining_rows())
+        self.hooks = self._updater.hooks
         self._progress = fresh_progress(stage.kl_coef, stage.target_kl, self._arguments.kl_horizon)
 
     def _pretraining_rows(self) -> PretrainingRows | None:
@@ -70,8 +71,9 @@ class PPOSession:
             shutil.rmtree(context.folder / "scratch", ignore_errors=True)
         parameters = trained_parameters(self._roles)
         if checkpoint is not None:
-            self._progress = load_state(checkpoint, parameters, self._updater.optimizer, self._updater.hooks)
+            self._progress = load_state(checkpoint, parameters, self._updater.optimizer, self.hooks)
             self._updater.skip_to(self._progress.rate_steps)
+        self.hooks.begin(self._progress.rate_steps)
         context.events.begin_steps(self._progress.step, self._steps)
         self._history: list[Mapping[str, Any]] = list(context.events.history())
         every = min(500, max(1, self._steps // 10))
@@ -92,7 +94,7 @@ class PPOSession:
                 stopping = context.stop.agreed()
                 if context.ranks.main and (stopping or self._progress.step % every == 0):
                     save_state(context.folder / "checkpoints", context.folder / "scratch", self._progress,
-                               parameters, self._updater.optimizer, self._updater.hooks)  # fmt: skip
+                               parameters, self._updater.optimizer, self.hooks)  # fmt: skip
                 if stopping:
                     context.stop.raise_if_requested(
                         f"in stage {context.name} after step {self._progress.step}"
@@ -108,7 +110,7 @@ class PPOSession:
             "kl_coef": self._progress.controller.coefficient,
             "alarms": float(len(self._context.events.alarms())),
             **self._pretraining_account(),
-            **({} if self._updater.hooks is None else self._updater.hooks.numbers()),
+            **self.hooks.numbers(),
         }
 
     def _pretraining_account(self) -> Mapping[str, float]:

@@ -33,7 +33,7 @@ class Progress:
 
 def save_state(
     checkpoints: Path, scratch: Path, progress: Progress, parameters: Mapping[str, Any], optimizer: Any,
-    hooks: StepHooks | None,
+    hooks: StepHooks,
 ) -> None:  # fmt: skip
     """Commit a checkpoint of all trained parameters, their optimizer state, the strategy's state, and the progress."""
     from safetensors.torch import save_file
@@ -45,16 +45,13 @@ def save_state(
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    if hooks is not None:
-        tensors |= {f"strategy.{key}": value for key, value in hooks.state().items()}
+    tensors |= {f"strategy.{key}": value for key, value in hooks.state().items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, written / _TENSORS)
     write_json(written / _NUMBERS, asdict(progress))
     commit_checkpoint(written, checkpoints, progress.step)
 
 
-def load_state(
-    checkpoint: Path, parameters: Mapping[str, Any], optimizer: Any, hooks: StepHooks | None
-) -> Progress:
+def load_state(checkpoint: Path, parameters: Mapping[str, Any], optimizer: Any, hooks: StepHooks) -> Progress:
     """Put a checkpoint back, in place.
 
     Raises CorruptArtifactError when it holds other parameters than these.
@@ -75,10 +72,9 @@ def load_state(
             optimizer.state[parameter] = {
                 key: value if key == "step" else value.to(parameter.device) for key, value in kept.items()
             }
-    if hooks is not None:
-        kept = {key.removeprefix("strategy."): value for key, value in tensors.items()
-                if key.startswith("strategy.")}  # fmt: skip
-        hooks.restore(kept)
+    hooks.restore({
+        key.removeprefix("strategy."): value for key, value in tensors.items() if key.startswith("strategy.")
+    })  # fmt: skip
     numbers: dict[str, Any] = json.loads((checkpoint / _NUMBERS).read_text("utf-8"))
     return Progress(
         step=numbers["step"],

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ...pipeline import Ranks
 from ..online.roles import Batch, Roles
+from ..rates import by_parameter, split_by_rate
+from ..strategies import Schedule
 from .formulas import policy_losses, value_losses
 
 if TYPE_CHECKING:
@@ -96,23 +98,22 @@ class Updater:
     """Owns the optimizer and its schedule."""
 
     def __init__(
-        self, roles: Roles, stage: PPO, total_steps: int, ranks: Ranks, pretraining: PretrainingRows | None
+        self, roles: Roles, stage: PPO, schedule: Schedule, ranks: Ranks, pretraining: PretrainingRows | None
     ) -> None:
         from transformers import get_scheduler
 
         self._roles, self._arguments = roles, stage.arguments
         self._ranks, self._pretraining = ranks, pretraining
         self._taken = 0  # optimizer steps since the stage began
-        self.hooks = stage.strategy.hooks(roles.policy, total_steps)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": roles.policy_parameters, "lr": stage.resolved_learning_rate},
-                {"params": roles.critic_parameters, "lr": stage.critic_learning_rate},
-            ],
-            weight_decay=0.0,
-        )
+        self.hooks = stage.strategy.hooks(roles.policy, schedule)
+        groups = [
+            {"params": roles.policy_parameters, "lr": stage.resolved_learning_rate},
+            {"params": roles.critic_parameters, "lr": stage.critic_learning_rate},
+        ]
+        factors = by_parameter(roles.policy, stage.strategy.rate_factors(roles.policy))
+        self.optimizer = torch.optim.AdamW(split_by_rate(groups, factors), weight_decay=0.0)
         self.schedule = get_scheduler(
-            self._arguments.lr_scheduler_type, self.optimizer, self._arguments.warmup_steps, total_steps
+            self._arguments.lr_scheduler_type, self.optimizer, self._arguments.warmup_steps, schedule.total
         )
 
     @property
@@ -254,11 +255,9 @@ class Updater:
         limit = self._arguments.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self._roles.policy_parameters, limit)
         torch.nn.utils.clip_grad_norm_(self._roles.critic_parameters, limit)
-        if self.hooks is not None:
-            self.hooks.before_step()
+        self.hooks.before_step()
         self.optimizer.step()
-        if self.hooks is not None:
-            self.hooks.after_step(self._taken + 1)
+        self.hooks.after_step(self._taken + 1)
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         tally.grad_norm += float(norm)

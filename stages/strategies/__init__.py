@@ -5,7 +5,7 @@ from .freeze import Freeze
 from .full import Full
 from .lora import LoRA, QLoRA
 from .small import IA3, OFT, VeRA
-from .strategy import Capabilities, StepHooks, Strategy, Task, capability_table
+from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task, capability_table
 
 SHIPPED = (Full, Freeze, LoRA, QLoRA, AdaLoRA, IA3, VeRA, OFT)
 
@@ -19,6 +19,8 @@ __all__ = [
     "Full",
     "LoRA",
     "QLoRA",
+    "Schedule",
+    "StartRows",
     "StepHooks",
     "Strategy",
     "Task",

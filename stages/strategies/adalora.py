@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from posttrain.errors import SettingError, StrategyError
 
 from ...pipeline.settings import check_number, refuse
-from .strategy import Capabilities, StepHooks
+from .strategy import Capabilities, Schedule, StepHooks
 from .tuner import TargetModules, Tuner, read_targets
 
 if TYPE_CHECKING:
@@ -70,22 +70,22 @@ class AdaLoRA(Tuner):
             lora_dropout=self.dropout, total_step=2**31, **common,  # the real number comes with the hooks
         )  # fmt: skip
 
-    def check_steps(self, total: int) -> None:
-        if total < _LEAST_STEPS:
+    def check_schedule(self, schedule: Schedule, layers: int) -> None:
+        if schedule.total < _LEAST_STEPS:
             raise StrategyError(
-                f"AdaLoRA moves ranks over the optimizer steps, and {total} are too few; it takes at least "
+                f"AdaLoRA moves ranks over the optimizer steps, and {schedule.total} are too few; it takes at least "
                 f"{_LEAST_STEPS}."
             )
 
-    def hooks(self, model: Any, total_steps: int) -> StepHooks:
-        self.check_steps(total_steps)
+    def hooks(self, model: Any, schedule: Schedule) -> StepHooks:
+        total_steps = schedule.total
         config = model.peft_config["default"]
         config.total_step = total_steps
         config.tinit, config.tfinal = int(self.warmup * total_steps), max(1, int(self.final * total_steps))
         return _Allocator(model, config, self.orthogonality)
 
 
-class _Allocator:
+class _Allocator(StepHooks):
     """PEFT's rank allocator, called at every step. PEFT leaves that to the trainer, and none does it.
 
     Pruned triplets are masked with zeros and stay in place, so that shapes, optimizer and checkpoints stay whole.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ...pipeline.settings import CheckedSettings
@@ -25,6 +26,14 @@ class Capabilities:
     makes_base: bool = False  # trains the base itself, so the result is a new base
     four_bit_base: bool = False  # trains over a 4-bit base; the merge is measured
     several_at_once: bool = True  # a model can hold several of its adapters: PPO's roles share one base
+    reference_copy: bool = (
+        False  # the reference is a frozen copy of its start: the model without it is another one
+    )
+    has_reference: bool = (
+        True  # what it started from can be had again while it trains; DPO, KTO, PPO ... ask for it
+    )
+    online: bool = True  # can answer prompts while it trains: PPO, GRPO, RLOO
+    checkpointable: bool = True  # its activations can be computed again in the backward pass to save memory
 
 
 @dataclass(frozen=True)
@@ -44,21 +53,52 @@ class Strategy(CheckedSettings):
 
         return torch.bfloat16 if on_gpu else torch.float32
 
-    def check_steps(self, total: int) -> None:
-        """Raises StrategyError for a number of optimizer steps that the method cannot work with."""
+    @property
+    def starts_from_rows(self) -> bool:
+        """Whether `start` looks at the stage's rows."""
+        return False
+
+    def start(self, model: Any, rows: StartRows | None) -> None:
+        """Put the fresh adapter of a wrapped model, whose weights are there, where training starts.
+
+        rows: of the stage, where they have answers; None in stages that learn from their own answers.
+        """
         return
 
-    def hooks(self, model: Any, total_steps: int) -> StepHooks | None:
-        """What is done at every optimizer step of `total_steps`; None where nothing is."""
+    def rate_factors(self, model: Any) -> Mapping[str, float]:
+        """Parameter name -> factor of the learning rate; names that are missing have 1."""
+        return {}
+
+    def optimizer(self, on_gpu: bool) -> str | None:
+        """The optimizer by its name in transformers' TrainingArguments.optim; None leaves it to the trainer."""
         return None
+
+    def check_schedule(self, schedule: Schedule, layers: int) -> None:
+        """Raises StrategyError for optimizer steps that the method cannot work with on a model of so many layers."""
+        return
+
+    def hooks(self, model: Any, schedule: Schedule) -> StepHooks:
+        """What is done around every optimizer step; called when the model stands where training starts."""
+        return StepHooks()
 
     def prepare_base(self, model: Any) -> Any:
         """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""
         return model
 
 
-class StepHooks(Protocol):
-    """What a strategy does around each optimizer step, and what of it a checkpoint must hold."""
+@dataclass(frozen=True)
+class Schedule:
+    """The optimizer steps of a stage."""
+
+    total: int
+    per_epoch: float
+
+
+class StepHooks:
+    """What a strategy does around the optimizer steps, and what of it a checkpoint must hold. This one: nothing."""
+
+    def begin(self, step: int) -> None:
+        """Before the first step of this process, when `step` are done; the optimizer is made, a checkpoint loaded."""
 
     def before_step(self) -> None:
         """When the gradients are ready and clipped."""
@@ -68,10 +108,27 @@ class StepHooks(Protocol):
 
     def numbers(self) -> Mapping[str, float]:
         """For the stage's metrics."""
+        return {}
 
-    def state(self) -> Mapping[str, torch.Tensor]: ...
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """For the checkpoint."""
+        return {}
 
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None: ...
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take back what `state` gave, before `begin`."""
+
+    def finish(self, folder: Path) -> None:
+        """Make the files that PEFT wrote of the trained adapter into what is handed over."""
+
+
+class StartRows(Protocol):
+    """A few of a stage's rows in batches, for a start that depends on them."""
+
+    def batches(self) -> Iterable[Mapping[str, torch.Tensor]]:
+        """What the model is called with: input_ids and attention_mask, (B, T) each, and labels where it takes them."""
+
+    def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The stage's loss of a batch: a scalar with gradients."""
 
 
 def capability_table() -> list[tuple[str, Capabilities]]:
