@@ -23,7 +23,7 @@ class AdapterRef:
     folder: Path  # committed: PEFT files beside a manifest
     digest: str  # over the manifest, so over every byte of the adapter
     base_fingerprint: str  # of the model that it was trained on
-    merge_onto: Literal["weights", "nf4"] = "weights"  # nf4: onto what the 4-bit weights compute with
+    merge_onto: Literal["weights", "nf4", "int8"] = "weights"  # or onto what 4- or 8-bit weights compute with
 
     def verify(self) -> None:
         """Raises CorruptArtifactError when the files are not the ones that were committed."""
@@ -117,10 +117,10 @@ class ModelRef:
         model = load_base(self.find(), dtype, device, "causal_lm" if self.adapters else self.head)
         for position, adapter in enumerate(self.adapters):
             last = position == len(self.adapters) - 1
-            if adapter.merge_onto == "nf4":
-                from .quantization import dequantise, quantise_nf4
+            if adapter.merge_onto != "weights":
+                from .quantization import dequantise, quantise
 
-                model = dequantise(quantise_nf4(model, model.dtype), model.dtype)
+                model = dequantise(quantise(model, model.dtype, adapter.merge_onto), model.dtype)
             if last and self.head == "reward":
                 model = with_reward_head(model)
             model = PeftModel.from_pretrained(model, adapter.folder)

@@ -76,7 +76,7 @@ def refuse(owner: str, name: str, value: Any, allowed: str) -> None:
 
 def check_number(
     owner: str, name: str, value: Any, *, above: float | None = None, least: float | None = None,
-    below: float | None = None, whole: bool = False,
+    below: float | None = None, most: float | None = None, whole: bool = False,
 ) -> None:  # fmt: skip
     """Raises SettingError unless `value` is None or a number in the range."""
     if value is None:
@@ -84,6 +84,7 @@ def check_number(
     bounds = [f"above {above:g}"] if above is not None else []
     bounds += [f"at least {least:g}"] if least is not None else []
     bounds += [f"below {below:g}"] if below is not None else []
+    bounds += [f"at most {most:g}"] if most is not None else []
     allowed = f"a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip()
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         refuse(owner, name, value, allowed)
@@ -91,7 +92,7 @@ def check_number(
         refuse(owner, name, value, allowed)
     if (above is not None and value <= above) or (least is not None and value < least):
         refuse(owner, name, value, allowed)
-    if below is not None and value >= below:
+    if (below is not None and value >= below) or (most is not None and value > most):
         refuse(owner, name, value, allowed)
 
 

@@ -9,7 +9,19 @@ from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
-from .strategies import IA3, OFT, AdaLoRA, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
+from .strategies import (
+    IA3,
+    OFT,
+    AdaLoRA,
+    Freeze,
+    Full,
+    GradualUnfreeze,
+    LoRA,
+    LoRAGA,
+    QLoRA,
+    Strategy,
+    VeRA,
+)
 from .training_stage import TrainingStage
 
 __all__ = [
@@ -26,7 +38,9 @@ __all__ = [
     "AdaLoRA",
     "Freeze",
     "Full",
+    "GradualUnfreeze",
     "LoRA",
+    "LoRAGA",
     "QLoRA",
     "RewardModel",
     "RewardModelRef",

@@ -51,6 +51,8 @@ def trainer_arguments(
         "gradient_checkpointing": checkpointing,
         "dataloader_pin_memory": machine.on_gpu,
     }
+    if (optimizer := stage.strategy.optimizer(machine.on_gpu)) is not None:
+        fixed["optim"] = optimizer
     length = (
         {"max_steps": stage.max_steps} if stage.max_steps else {"num_train_epochs": stage.resolved_epochs}
     )

@@ -18,11 +18,11 @@ from .proofs import prove_equal
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from ..pipeline.quantization import Format
     from .strategies import StartRows, StepHooks
     from .training_stage import TrainingStage
 
 _PROBE_ROWS, _PROBE_TOKENS = 4, 48
-_NF4_TOLERANCE = 1e-2  # 4-bit kernels and dequantised weights add up in another order
 
 Prove = Callable[[str, float], None]  # records a proof's number under its name
 
@@ -111,6 +111,7 @@ def hand_over(
     Returns its recipe and the merged model. Raises ArtifactMismatchError.
     """
     import torch
+    from peft import PeftModel
 
     head: Head = "reward" if stage.task == "reward" else "causal_lm"
     dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
@@ -125,8 +126,13 @@ def hand_over(
         return made, model
     stand = stands_on(stage, source)
     adapter = AdapterRef(artifact, adapter_digest(artifact), stand.fingerprint)
-    if stage.strategy.capabilities.four_bit_base:
-        return _nearer_merge(stand, adapter, head, dtype, probe, prove)
+    if (quantised := stage.strategy.base_format) is not None:
+        model = stand.load_model(dtype=dtype)
+        model = stage.strategy.prepare_base(with_reward_head(model) if head == "reward" else model)
+        values = probe.ask(PeftModel.from_pretrained(model, artifact))
+        prove("read_back_difference", prove_equal("The adapter read back", probe.live, values, tolerance))
+        del model
+        return _nearer_merge(quantised, stand, adapter, head, dtype, probe, prove)
     made = stand.with_adapter(adapter, head)
     model = made.load_unmerged(dtype=dtype)
     prove(
@@ -138,21 +144,22 @@ def hand_over(
 
 
 def _nearer_merge(
-    stand: ModelRef, adapter: AdapterRef, head: Head, dtype: Any, probe: Probe, prove: Prove
+    quantised: Format,
+    stand: ModelRef,
+    adapter: AdapterRef,
+    head: Head,
+    dtype: Any,
+    probe: Probe,
+    prove: Prove,
 ) -> tuple[ModelRef, Any]:
-    """A QLoRA adapter was trained on 4-bit weights: merge it onto those and onto the 16-bit ones, keep the nearer.
+    """A QLoRA adapter was trained on quantised weights: merge it onto those and onto the 16-bit ones, keep the nearer.
 
     Nearer: smaller mean KL(trained || merged) in nats per token; of a reward model, smaller mean score difference.
     """
     nearest: tuple[float, ModelRef, Any] | None = None
-    for onto in ("nf4", "weights"):
+    for onto in (quantised, "weights"):
         made = stand.with_adapter(replace(adapter, merge_onto=onto), head)
-        model = made.load_unmerged(dtype=dtype)
-        if onto == "nf4":
-            values = probe.ask(model)
-            number = prove_equal("The adapter read back", probe.live, values, _NF4_TOLERANCE)
-            prove("read_back_difference", number)
-        model = merge(model).eval()
+        model = merge(made.load_unmerged(dtype=dtype)).eval()
         values = probe.ask(model)
         drift = (
             mean_kl(probe.live, values) if head == "causal_lm" else float((probe.live - values).abs().mean())

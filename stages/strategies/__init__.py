@@ -3,11 +3,12 @@
 from .adalora import AdaLoRA
 from .freeze import Freeze
 from .full import Full
-from .lora import LoRA, QLoRA
+from .lora import LoRA, LoRAGA, QLoRA
 from .small import IA3, OFT, VeRA
 from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task, capability_table
+from .unfreeze import GradualUnfreeze
 
-SHIPPED = (Full, Freeze, LoRA, QLoRA, AdaLoRA, IA3, VeRA, OFT)
+SHIPPED = (Full, Freeze, GradualUnfreeze, LoRA, LoRAGA, QLoRA, AdaLoRA, IA3, VeRA, OFT)
 
 __all__ = [
     "IA3",
@@ -17,7 +18,9 @@ __all__ = [
     "Capabilities",
     "Freeze",
     "Full",
+    "GradualUnfreeze",
     "LoRA",
+    "LoRAGA",
     "QLoRA",
     "Schedule",
     "StartRows",

@@ -1,15 +1,18 @@
-"""Freeze: train the top of the model as it is, and leave the rest."""
+"""Freeze: train a part of the model as it is, and leave the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from posttrain.errors import StrategyError
 
 from ...pipeline.settings import check_number, refuse
-from .full import Full
+from .depth import Depths
+from .full import MAKES_BASE, Full
 from .strategy import Capabilities, Task
+from .tuner import HEADS, read_names
 
 
 @dataclass(frozen=True)
@@ -18,45 +21,51 @@ class Freeze(Full):
 
     The head is trained with them only where it is not tied to the embeddings. Between Full and LoRA in memory; the
     result is a new base. Usual learning rates: those of Full, up to 1e-4.
+    modules: trains what stands below these names instead, in all layers: ("mlp",), ("self_attn", "norm"),
+    ("layers.29",). llrd: as of Full.
     """
 
-    layers: int = 2
+    layers: int | None = None  # None: 2, where no modules are named
+    modules: Sequence[str] | None = None
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=False, identity_at_start=True, makes_base=True, several_at_once=False
-    )
+    capabilities: ClassVar[Capabilities] = MAKES_BASE
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_number("Freeze", "layers", self.layers, least=1, whole=True)
-        if self.layers is None:
-            refuse("Freeze", "layers", None, "a whole number at least 1")
+        if self.modules is None:
+            object.__setattr__(self, "layers", 2 if self.layers is None else self.layers)
+            return
+        if self.layers is not None:
+            refuse("Freeze", "layers", self.layers, "left out where modules are named")
+        object.__setattr__(self, "modules", read_names("Freeze", "modules", self.modules))
 
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
-        stack = _layers(model)
-        if self.layers > len(stack):
-            raise StrategyError(f"Freeze(layers={self.layers}): the model has {len(stack)} layers.")
-        model.requires_grad_(False)
-        embeddings = model.get_input_embeddings().weight
-        for layer in stack[-self.layers :]:
-            layer.requires_grad_(True)
+        trained = self._named(model) if self.modules is not None else self._top(model)
+        fresh = set(HEADS) if task != "policy" else set()  # a head that is noise until it is trained
         for name, parameter in model.named_parameters():
-            above = not any(name.startswith(f"{prefix}.") for prefix in _prefixes(model, stack))
-            if above and parameter is not embeddings:
-                parameter.requires_grad_(True)
+            parameter.requires_grad_(name in trained or not fresh.isdisjoint(name.split(".")))
         return model
 
+    def _top(self, model: Any) -> set[str]:
+        depths = Depths.of(model, "Freeze")
+        wanted = self.layers or 0
+        if wanted > len(depths):
+            raise StrategyError(f"Freeze(layers={wanted}): the model has {len(depths)} layers.")
+        return {name for name, depth in depths.by_name.items() if depth > len(depths) - wanted}
 
-def _layers(model: Any) -> Any:
-    """The list of transformer layers: the longest list of modules in the backbone."""
-    import torch
-
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
-    if not lists:
-        raise StrategyError(f"Freeze: {type(model).__name__} has no list of layers.")
-    return max(lists, key=len)
-
-
-def _prefixes(model: Any, stack: Any) -> list[str]:
-    """The names of the layer list and of the embeddings."""
-    inner = model.get_input_embeddings()
-    return [name for name, module in model.named_modules() if module is stack or module is inner]
+    def _named(self, model: Any) -> set[str]:
+        names = [name for name, _ in model.named_parameters()]
+        found: set[str] = set()
+        for wanted in self.modules or ():
+            below = {name for name in names if f".{wanted}." in f".{name}."}
+            if not below:
+                parts = sorted(
+                    {part for name in names for part in name.split(".")[:-1] if not part.isdigit()}
+                )
+                raise StrategyError(
+                    f"Freeze(modules={list(self.modules or ())!r}): the model has nothing called {wanted!r}; it has "
+                    f"{', '.join(parts)}."
+                )
+            found |= below
+        return found

@@ -53,11 +53,6 @@ class Strategy(CheckedSettings):
 
         return torch.bfloat16 if on_gpu else torch.float32
 
-    @property
-    def starts_from_rows(self) -> bool:
-        """Whether `start` looks at the stage's rows."""
-        return False
-
     def start(self, model: Any, rows: StartRows | None) -> None:
         """Put the fresh adapter of a wrapped model, whose weights are there, where training starts.
 
@@ -80,6 +75,11 @@ class Strategy(CheckedSettings):
     def hooks(self, model: Any, schedule: Schedule) -> StepHooks:
         """What is done around every optimizer step; called when the model stands where training starts."""
         return StepHooks()
+
+    @property
+    def base_format(self) -> Literal["nf4", "int8"] | None:
+        """What the frozen weights are quantised to while it trains."""
+        return None
 
     def prepare_base(self, model: Any) -> Any:
         """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""

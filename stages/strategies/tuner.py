@@ -14,7 +14,7 @@ from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
 _TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
-_HEADS = ("lm_head", "score", "classifier", "embed_out")
+HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,22 @@ class Tuner(Strategy):
         found: TargetModules | None = getattr(self, "target_modules", "all-linear")
         return found
 
+    def common(self, model: Any, task: Task) -> dict[str, Any]:
+        """What all configs have. Raises StrategyError for targets that the model has not, naming the real ones."""
+        names, common = self.targets, {"task_type": _TASK_TYPES[task]}
+        if names is None:
+            return common
+        if not isinstance(names, str):
+            check_targets(names, linear_layers(model))
+        return {**common, "target_modules": names if isinstance(names, str) else list(names)}
+
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
         from peft import get_peft_model
         from transformers import set_seed
 
-        names = self.targets
-        common: dict[str, Any] = {"task_type": _TASK_TYPES[task]}
-        if names is not None:
-            if not isinstance(names, str):
-                check_targets(names, (name for name, layer in model.named_modules() if _is_linear(layer)))
-            common["target_modules"] = names if isinstance(names, str) else list(names)
+        config = self.config(self.common(model, task))
         set_seed(seed)
-        return get_peft_model(model, self.config(common))
+        return get_peft_model(model, config)
 
 
 def read_targets(owner: str, names: TargetModules) -> TargetModules:
@@ -56,7 +60,7 @@ def read_targets(owner: str, names: TargetModules) -> TargetModules:
         refuse(
             owner, "target_modules", names, "'all-linear' or a list of layer names, as ['q_proj', 'v_proj']"
         )
-    if heads := [name for name in names if name in _HEADS]:
+    if heads := [name for name in names if name in HEADS]:
         raise SettingError(
             f"{owner}(target_modules={list(names)!r}): {heads[0]} is the head, which the fused loss reads "
             "directly, so an adapter on it would never be trained; leave it out."
@@ -71,14 +75,38 @@ def check_targets(wanted: Iterable[str], layers: Iterable[str]) -> None:
         name for name in wanted if not any(layer == name or layer.endswith("." + name) for layer in found)
     ]
     if missing:
-        leaves = sorted({layer.rsplit(".", 1)[-1] for layer in found} - set(_HEADS))
+        leaves = sorted({layer.rsplit(".", 1)[-1] for layer in found})
         raise StrategyError(
             f"target_modules: the model has no linear layer called {', '.join(map(repr, missing))}; "
             f"it has {', '.join(leaves)}."
         )
 
 
-def _is_linear(layer: Any) -> bool:
-    import torch
+def read_names(owner: str, setting: str, names: Sequence[str]) -> tuple[str, ...]:
+    """A list of names, as a tuple. Raises SettingError for anything else."""
+    if isinstance(names, str) or not names or not all(isinstance(name, str) and name for name in names):
+        refuse(owner, setting, names, "a list of names, as ['norm']")
+    return tuple(names)
 
-    return isinstance(layer, torch.nn.Linear)
+
+def read_layers(owner: str, numbers: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    """The numbers of layers, as a tuple. Raises SettingError for what is no number or list of numbers."""
+    if numbers is None:
+        return None
+    given = [numbers] if isinstance(numbers, int) else numbers
+    whole = isinstance(given, Sequence) and all(type(number) is int for number in given)
+    if not whole or not given:
+        refuse(owner, "layers_to_transform", numbers, "the number of a layer or a list of them, as [0, 1]")
+    return tuple(given)
+
+
+def linear_layers(model: Any) -> list[str]:
+    """The names of the linear layers, but the head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, (torch.nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] not in HEADS
+    ]

@@ -1,0 +1,177 @@
+"""Where LoRA's A and B start when they do not start from noise and zero, and what follows for what is saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import StrategyError
+
+from .strategy import StartRows, StepHooks
+
+_EXACT_SVD = 2048  # of a matrix up to this wide seconds; of a wider one minutes, where 16 power iterations do
+_ERROR = "_posttrain_loftq"
+
+
+def start_layers(init: str, model: Any, rows: StartRows | None) -> None:
+    """Set A and B of every LoRA layer of the adapter "default". Raises StrategyError for a rank that is too high."""
+    found = dict(lora_layers(model))
+    widest = {"lora_ga": 2}.get(init, 1)
+    for name, layer in found.items():
+        room = min(layer.in_features, layer.out_features)
+        if widest * layer.r["default"] > room:
+            raise StrategyError(
+                f"LoRA(init={init!r}, r={layer.r['default']}): the layer {name.removeprefix('base_model.model.')} is "
+                f"{room} wide, which allows r={room // widest} at most."
+            )
+    if init in ("lora_ga", "eva"):
+        assert rows is not None, f"{init} is refused in stages without answers"
+        _along_gradients(model, found, rows) if init == "lora_ga" else _along_inputs(model, rows)
+        return
+    for layer in found.values():
+        if init == "olora":
+            layer.olora_init("default")
+        elif init == "pissa":
+            exact = min(layer.in_features, layer.out_features) <= _EXACT_SVD
+            layer.pissa_init("default", "pissa" if exact else "pissa_niter_16")
+        else:
+            _make_up_for_error(layer)
+
+
+def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of all layers with a LoRA "default"."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and "default" in layer.lora_A:
+            yield name, layer
+
+
+def _along_gradients(model: Any, layers: Mapping[str, Any], rows: StartRows) -> None:
+    """LoRA-GA: the gradient of W, summed over the rows on the CPU, and PEFT's start from it."""
+    from peft import LoraGAConfig
+
+    gradients: dict[str, Tensor] = {}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = {name: layer.get_base_layer().weight for name, layer in layers.items()}
+
+    def take(name: str) -> Callable[[Any], None]:
+        def hook(
+            weight: Any,
+        ) -> None:  # away from the GPU as soon as it is there: a model's worth of gradients
+            gradients[name] = gradients.get(name, 0) + weight.grad.float().cpu()
+            weight.grad = None
+
+        return hook
+
+    handles = []
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        for name, weight in weights.items():
+            weight.requires_grad_(True)
+            handles.append(weight.register_post_accumulate_grad_hook(take(name)))
+        for batch in rows.batches():
+            rows.loss(model, batch).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for weight in weights.values():
+            weight.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    for name, layer in layers.items():
+        base = layer.get_base_layer()
+        base._peft_loraga_grad = gradients.pop(name).to(base.weight.device)
+        with torch.no_grad():
+            layer.lora_ga_init("default", LoraGAConfig())
+
+
+def _along_inputs(model: Any, rows: StartRows) -> None:
+    """EVA: A along the main directions of each layer's inputs, by PEFT's incremental SVD."""
+    from peft import EvaConfig, initialize_lora_eva_weights
+
+    config = model.peft_config["default"]
+    batches = [{name: value.to(model.device) for name, value in batch.items()} for batch in rows.batches()]
+    config.init_lora_weights = "eva"
+    config.eva_config = EvaConfig(rho=1.0, use_label_mask="labels" in batches[0])
+    try:
+        with torch.no_grad():
+            initialize_lora_eva_weights(model, batches, show_progress_bar=False)
+    finally:  # what is saved is a LoRA, and loading it must not ask for rows
+        config.init_lora_weights, config.eva_config = True, None
+
+
+def keep_error(rank: int) -> Callable[[Any, Tensor], None]:
+    """For the quantiser: called with each 4-bit layer and its weight, keeps the best rank-r part of the error."""
+
+    def seen(layer: Any, weight: Tensor) -> None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        error = weight.float() - dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        u, s, v = torch.svd_lowrank(error, q=min(2 * rank, *error.shape), niter=8)
+        root = s[:rank].sqrt()
+        setattr(layer, _ERROR, (root[:, None] * v[:, :rank].T, u[:, :rank] * root))
+
+    return seen
+
+
+def _make_up_for_error(layer: Any) -> None:
+    """LoftQ's first iteration: A and B whose product is nearest to W minus its 4-bit form."""
+    base = layer.get_base_layer()
+    a, b = vars(base).pop(_ERROR)
+    scaling = layer.scaling["default"]
+    for target, value in ((layer.lora_A, a), (layer.lora_B, b / scaling)):
+        weight = target["default"].weight
+        weight.data = value.to(weight.dtype).contiguous()
+
+
+class Residual(StepHooks):
+    """For a start that was taken out of the base: what of it a checkpoint needs, and the adapter that is saved.
+
+    With W' = W - s B0 A0 under the adapter, W' + s B A = W + s [B, -B0] [A; A0]: a LoRA of rank 2 r on the unchanged
+    W. So what is handed over stands on the same base as every other adapter.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._layers = dict(lora_layers(model))
+        self._start = {
+            f"{name}.{side}": getattr(layer, side)["default"].weight.detach().cpu().clone()
+            for name, layer in self._layers.items()
+            for side in ("lora_A", "lora_B")
+        }
+
+    def state(self) -> Mapping[str, Tensor]:
+        return self._start
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The start is drawn anew when a stage goes on; on another machine it may differ in the last bit."""
+        for name, layer in self._layers.items():
+            sides = [f"{name}.lora_B", f"{name}.lora_A"]
+            if all(torch.equal(self._start[side], state[side]) for side in sides):
+                continue
+            weight = layer.get_base_layer().weight
+            (own_b, own_a), (b, a) = ([of[side].float() for side in sides] for of in (self._start, state))
+            moved = layer.scaling["default"] * (own_b @ own_a - b @ a)
+            weight.data += (moved.T if layer.fan_in_fan_out else moved).to(weight.device, weight.dtype)
+        self._start = dict(state)
+
+    def finish(self, folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "adapter_model.safetensors")
+        for name in self._layers:
+            for side, dim, sign in (("lora_A", 0, 1), ("lora_B", 1, -1)):
+                key = f"{name}.{side}.weight"
+                start = self._start[f"{name}.{side}"].to(weights[key].dtype)
+                weights[key] = torch.cat([weights[key], sign * start], dim).contiguous()
+        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        config["r"] *= 2
+        config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2  # the scale stays
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2), "utf-8")
