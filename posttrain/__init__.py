@@ -10,6 +10,7 @@ from posttrain.data_formats import Data
 from posttrain.errors import PosttrainError, RunInterrupted
 from posttrain.pipeline import ModelRef, Pipeline, Run, Stage, StageContext, StageResult
 from posttrain.stages import (
+    BOFT,
     CPT,
     DPO,
     GRPO,
@@ -21,8 +22,12 @@ from posttrain.stages import (
     RLOO,
     SFT,
     AdaLoRA,
+    Adapter,
     Freeze,
     Full,
+    LNTuning,
+    LoHa,
+    LoKr,
     LoRA,
     QLoRA,
     RewardModel,
@@ -33,6 +38,7 @@ from posttrain.stages import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "BOFT",
     "CPT",
     "DPO",
     "GRPO",
@@ -44,9 +50,13 @@ __all__ = [
     "RLOO",
     "SFT",
     "AdaLoRA",
+    "Adapter",
     "Data",
     "Freeze",
     "Full",
+    "LNTuning",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "ModelRef",
     "Pipeline",

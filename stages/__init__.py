@@ -9,10 +9,26 @@ from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
-from .strategies import IA3, OFT, AdaLoRA, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
+from .strategies import (
+    BOFT,
+    IA3,
+    OFT,
+    AdaLoRA,
+    Adapter,
+    Freeze,
+    Full,
+    LNTuning,
+    LoHa,
+    LoKr,
+    LoRA,
+    QLoRA,
+    Strategy,
+    VeRA,
+)
 from .training_stage import TrainingStage
 
 __all__ = [
+    "BOFT",
     "CPT",
     "DPO",
     "GRPO",
@@ -24,8 +40,12 @@ __all__ = [
     "RLOO",
     "SFT",
     "AdaLoRA",
+    "Adapter",
     "Freeze",
     "Full",
+    "LNTuning",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "QLoRA",
     "RewardModel",

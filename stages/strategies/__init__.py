@@ -1,22 +1,32 @@
 """PEFT strategies: each a small frozen object that says what is trained and how."""
 
 from .adalora import AdaLoRA
+from .bottleneck import Adapter
 from .freeze import Freeze
 from .full import Full
 from .lora import LoRA, QLoRA
-from .small import IA3, OFT, VeRA
+from .products import LoHa, LoKr
+from .rotations import BOFT, OFT
+from .small import IA3, LNTuning, VeRA
 from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task, capability_table
 
-SHIPPED = (Full, Freeze, LoRA, QLoRA, AdaLoRA, IA3, VeRA, OFT)
+SHIPPED = (
+    Full, Freeze, LoRA, QLoRA, AdaLoRA, LoHa, LoKr, IA3, VeRA, LNTuning, OFT, BOFT, Adapter,
+)  # fmt: skip
 
 __all__ = [
+    "BOFT",
     "IA3",
     "OFT",
     "SHIPPED",
     "AdaLoRA",
+    "Adapter",
     "Capabilities",
     "Freeze",
     "Full",
+    "LNTuning",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "QLoRA",
     "Schedule",

@@ -54,6 +54,11 @@ class Strategy(CheckedSettings):
         return torch.bfloat16 if on_gpu else torch.float32
 
     @property
+    def virtual_tokens(self) -> int:
+        """Positions that the adapter takes in front of every sequence."""
+        return 0
+
+    @property
     def starts_from_rows(self) -> bool:
         """Whether `start` looks at the stage's rows."""
         return False
@@ -80,6 +85,12 @@ class Strategy(CheckedSettings):
     def hooks(self, model: Any, schedule: Schedule) -> StepHooks:
         """What is done around every optimizer step; called when the model stands where training starts."""
         return StepHooks()
+
+    def read_back(self, model: Any, folder: Path) -> Any:
+        """The adapter that a stage with this strategy left in `folder`, on its base and ready to be trained on."""
+        from ...pipeline.adapters import read_adapter
+
+        return read_adapter(model, folder, trainable=True)
 
     def prepare_base(self, model: Any) -> Any:
         """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""

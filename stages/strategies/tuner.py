@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from ...pipeline.settings import refuse
 from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
-_TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
+TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
 _HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
@@ -35,14 +35,19 @@ class Tuner(Strategy):
         from peft import get_peft_model
         from transformers import set_seed
 
-        names = self.targets
-        common: dict[str, Any] = {"task_type": _TASK_TYPES[task]}
+        names = self.find_targets(model)
+        common: dict[str, Any] = {"task_type": TASK_TYPES[task]}
         if names is not None:
-            if not isinstance(names, str):
-                check_targets(names, (name for name, layer in model.named_modules() if _is_linear(layer)))
             common["target_modules"] = names if isinstance(names, str) else list(names)
         set_seed(seed)
         return get_peft_model(model, self.config(common))
+
+    def find_targets(self, model: Any) -> TargetModules | None:
+        """`targets`, checked against the layers that the model has."""
+        names = self.targets
+        if names is not None and not isinstance(names, str):
+            check_targets(names, (name for name, layer in model.named_modules() if _is_linear(layer)))
+        return names
 
 
 def read_targets(owner: str, names: TargetModules) -> TargetModules:
@@ -76,6 +81,18 @@ def check_targets(wanted: Iterable[str], layers: Iterable[str]) -> None:
             f"target_modules: the model has no linear layer called {', '.join(map(repr, missing))}; "
             f"it has {', '.join(leaves)}."
         )
+
+
+def targeted_layers(model: Any, names: TargetModules | None) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of the linear layers that PEFT would adapt for these names."""
+    for name, layer in model.named_modules():
+        leaf = name.rsplit(".", 1)[-1]
+        if (
+            _is_linear(layer)
+            and leaf not in _HEADS
+            and (names is None or isinstance(names, str) or leaf in names)
+        ):
+            yield name, layer
 
 
 def _is_linear(layer: Any) -> bool:
