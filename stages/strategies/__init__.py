@@ -6,12 +6,14 @@ from .freeze import Freeze
 from .full import Full
 from .lora import LoRA, QLoRA
 from .products import LoHa, LoKr
+from .prompts import PrefixTuning, PromptTuning, PTuning
 from .rotations import BOFT, OFT
 from .small import IA3, LNTuning, VeRA
 from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task, capability_table
 
 SHIPPED = (
-    Full, Freeze, LoRA, QLoRA, AdaLoRA, LoHa, LoKr, IA3, VeRA, LNTuning, OFT, BOFT, Adapter,
+    Full, Freeze, LoRA, QLoRA, AdaLoRA, LoHa, LoKr, IA3, VeRA, LNTuning, OFT, BOFT, Adapter, PromptTuning,
+    PrefixTuning, PTuning,
 )  # fmt: skip
 
 __all__ = [
@@ -28,6 +30,9 @@ __all__ = [
     "LoHa",
     "LoKr",
     "LoRA",
+    "PTuning",
+    "PrefixTuning",
+    "PromptTuning",
     "QLoRA",
     "Schedule",
     "StartRows",

@@ -23,6 +23,9 @@ from posttrain import (
     LoKr,
     LoRA,
     Pipeline,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
     QLoRA,
     RewardModel,
     VeRA,
@@ -32,7 +35,8 @@ from posttrain.stages.strategies import SHIPPED
 from tests.stages.words import WORDS
 
 Rows = list[dict[str, Any]]
-# name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy)
+# name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy,
+# where it can be used there)
 STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "full": (Full(), 1e-3, 3),  # the reward model is a whole model of its own
     "freeze": (Freeze(layers=1), 3e-3, 3),
@@ -49,8 +53,12 @@ STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "lokr": (LoKr(r=4), 1e-2, 1),
     "lntuning": (LNTuning(), 3e-2, 3),
     "adapter": (Adapter(bottleneck=8), 3e-3, 1),
+    "prompt": (PromptTuning(tokens=8), 1e-1, 0),
+    "prefix": (PrefixTuning(tokens=8), 3e-2, 0),
+    "p-tuning": (PTuning(tokens=8), 3e-3, 0),
 }
 every = pytest.mark.parametrize("name", STRATEGIES)
+online = pytest.mark.parametrize("name", [n for n, (s, _, _) in STRATEGIES.items() if s.capabilities.online])
 
 
 def test_every_shipped_strategy_is_here() -> None:
@@ -89,7 +97,7 @@ def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], nam
     reward.load()
 
 
-@every
+@online
 def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> None:
     """Its roles share as many bases as the table says, the policy starts as its reference, and the reward rises."""
     strategy, rate, bases = STRATEGIES[name]
