@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from posttrain.errors import CorruptArtifactError, WrongBaseError
 
+from .adapters import UNMERGEABLE, kind_of, merge, read_adapter
 from .base_models import Base, Head, find_base, load_tokenizer, shared_tokenizer
 from .digests import digest_of
 from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
@@ -24,6 +25,11 @@ class AdapterRef:
     digest: str  # over the manifest, so over every byte of the adapter
     base_fingerprint: str  # of the model that it was trained on
     merge_onto: Literal["weights", "nf4", "int8"] = "weights"  # or onto what 4- or 8-bit weights compute with
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether its kind can join the weights; one that cannot stays live."""
+        return kind_of(self.folder) not in UNMERGEABLE
 
     def verify(self) -> None:
         """Raises CorruptArtifactError when the files are not the ones that were committed."""
@@ -98,6 +104,8 @@ class ModelRef:
     def load(self, *, dtype: Any = None, device: Any = None) -> tuple[Any, Any]:
         """(model, tokenizer) in evaluation mode, every adapter merged; a reward model comes with its trained head.
 
+        An adapter that cannot be merged (prompts, bottlenecks) stays a live, frozen PEFT adapter named "default".
+
         `dtype`: torch dtype; None is float32 on a CPU and bfloat16 on a GPU. `device`: None is the first GPU, else
         the CPU.
         """
@@ -107,12 +115,11 @@ class ModelRef:
         """The model of `load`, without its tokenizer."""
         with quiet_libraries():
             model = self.load_unmerged(dtype=dtype, device=device)
-            return (merge(model) if self.adapters else model).eval()
+            merges = self.adapters and self.adapters[-1].mergeable
+            return (merge(model) if merges else model).eval()
 
     def load_unmerged(self, *, dtype: Any = None, device: Any = None) -> Any:
         """The model of `load`, but the last adapter stays a live, frozen PEFT adapter named "default"."""
-        from peft import PeftModel
-
         self.verify()
         model = load_base(self.find(), dtype, device, "causal_lm" if self.adapters else self.head)
         for position, adapter in enumerate(self.adapters):
@@ -123,7 +130,7 @@ class ModelRef:
                 model = dequantise(quantise(model, model.dtype, adapter.merge_onto), model.dtype)
             if last and self.head == "reward":
                 model = with_reward_head(model)
-            model = PeftModel.from_pretrained(model, adapter.folder)
+            model = read_adapter(model, adapter.folder)
             if not last:
                 model = merge(model)
         return model
@@ -202,14 +209,6 @@ def with_reward_head(model: Any, seed: int = 0) -> Any:
     torch.nn.init.normal_(head.weight, 0.0, config.initializer_range, generator=generator)
     shell.score = head.to(model.device, model.dtype)
     return shell
-
-
-def merge(model: Any) -> Any:
-    """The PEFT model's base with its adapter merged in, free of any trace of PEFT."""
-    merged = model.merge_and_unload()
-    if hasattr(merged, "peft_config"):  # left behind, PEFT would call the next adapter a second one
-        del merged.peft_config
-    return merged
 
 
 def adapter_digest(folder: Path) -> str:

@@ -65,6 +65,11 @@ class Pipeline:
                 raise PipelineError(
                     "A pipeline starts from a language model, and the given ModelRef is a reward model."
                 )
+            if model.adapters and not model.adapters[-1].mergeable:
+                raise PipelineError(
+                    f"The given ModelRef ends with the adapter {model.adapters[-1].folder}, whose kind cannot be merged, so "
+                    "nothing can be trained on top of it; go on in the pipeline that made it, with handover='continue'."
+                )
         else:
             check_base(model)
         check_tracker(track)

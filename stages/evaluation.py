@@ -45,7 +45,7 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
             ids_BT, mask_BT = padded([rows[i][0] for i in chosen], pad_id, model.device)
             labels_BT, _ = padded([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
-            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            logits_BTV = _logits_of(model, ids_BT, mask_BT)
             for place, i in enumerate(
                 chosen
             ):  # row by row: float32 log-softmax of the trained positions only
@@ -81,8 +81,14 @@ def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
     """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
     with evaluating(model):
         ids_BT, mask_BT = padded(rows, pad_id, model.device)
-        values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float().cpu()
+        values = _logits_of(model, ids_BT, mask_BT).float().cpu()
         return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
+
+
+def _logits_of(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
+    """(B, T, vocabulary) of a causal model, without the places that trained prompts take in front; (B, 1) of another."""
+    values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    return values[:, -ids_BT.shape[1] :] if values.dim() == 3 else values
 
 
 def mean_kl(p_logits: Any, q_logits: Any) -> float:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..pipeline import AdapterRef, ModelRef
+from ..pipeline.adapters import merge, read_adapter
 from ..pipeline.base_models import Base, Head
 from ..pipeline.durable import commit_folder, write_json
-from ..pipeline.model_ref import adapter_digest, merge, with_reward_head
+from ..pipeline.model_ref import adapter_digest, with_reward_head
 from .evaluation import logits, mean_kl
 from .machine import this_machine
 from .proofs import prove_equal
@@ -55,12 +56,10 @@ def stands_on(stage: TrainingStage, source: ModelRef) -> ModelRef:
 
 def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> Any:
     """The last adapter, live and trainable, on the base that it was trained on."""
-    from peft import PeftModel
-
     source.verify()
     model = stands_on(stage, source).load_model(dtype=dtype)
     model = stage.strategy.prepare_base(model)
-    return PeftModel.from_pretrained(model, source.adapters[-1].folder, is_trainable=True)
+    return stage.strategy.read_back(model, source.adapters[-1].folder)
 
 
 def load_fresh(stage: TrainingStage, source: ModelRef, dtype: Any, seed: int, rows: StartRows | None) -> Any:
@@ -108,10 +107,9 @@ def hand_over(
 ) -> tuple[ModelRef, Any]:
     """Rebuild the stage's model from disk and prove that it is the trained one.
 
-    Returns its recipe and the merged model. Raises ArtifactMismatchError.
+    Returns its recipe and the model, merged where the strategy can. Raises ArtifactMismatchError.
     """
     import torch
-    from peft import PeftModel
 
     head: Head = "reward" if stage.task == "reward" else "causal_lm"
     dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
@@ -129,7 +127,7 @@ def hand_over(
     if (quantised := stage.strategy.base_format) is not None:
         model = stand.load_model(dtype=dtype)
         model = stage.strategy.prepare_base(with_reward_head(model) if head == "reward" else model)
-        values = probe.ask(PeftModel.from_pretrained(model, artifact))
+        values = probe.ask(read_adapter(model, artifact))
         prove("read_back_difference", prove_equal("The adapter read back", probe.live, values, tolerance))
         del model
         return _nearer_merge(quantised, stand, adapter, head, dtype, probe, prove)
@@ -138,6 +136,8 @@ def hand_over(
     prove(
         "read_back_difference", prove_equal("The adapter read back", probe.live, probe.ask(model), tolerance)
     )
+    if not stage.strategy.capabilities.mergeable:
+        return made, model.eval()
     model = merge(model).eval()
     prove("merged_difference", prove_equal("The merged model", probe.live, probe.ask(model), 10 * tolerance))
     return made, model

@@ -47,6 +47,12 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     stage.strategy.check_schedule(stage.schedule(len(tables.train)), sizes.layers)
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
+    notes = tables.lines()
+    if not stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest):
+        notes.append(
+            f"a batch of the longest rows may not fit into memory, and {type(stage.strategy).__name__} cannot compute "
+            "activations again to save some; lower batch_size or max_length"
+        )
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
@@ -60,7 +66,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         total_parameters=sizes.total,
         memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
         disk_bytes=_disk_bytes(stage, sizes),
-        notes=tuple(tables.lines()),
+        notes=tuple(notes),
     )
 
 
@@ -77,6 +83,12 @@ def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, An
     text = config.get("text_config") or config
     positions = text.get("max_position_embeddings") or text.get("n_positions")
     if positions and longest > positions:
+        if virtual := stage.strategy.virtual_tokens:
+            raise SettingError(
+                f"Stage {stage.title}: rows of {longest - virtual} tokens and the {virtual} of "
+                f"{type(stage.strategy).__name__} in front of them are more than the model's {positions} positions; set "
+                f"max_length={max(1, positions - virtual)} and say with overlong= what becomes of longer rows, or take fewer tokens."
+            )
         raise SettingError(
             f"Stage {stage.title}: max_length={stage.max_length} lets rows of {longest} tokens in, and the model has "
             f"{positions} positions; set max_length={positions} and say with overlong= what becomes of longer rows."
@@ -91,6 +103,11 @@ def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> 
     given = stage.trainer_args.get("gradient_checkpointing")
     if given is not None:
         return bool(given)
+    return stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest)
+
+
+def _is_tight(stage: TrainingStage, start: ModelRef, longest: int) -> bool:
+    """Whether a batch of the longest rows would leave less than a tenth of the memory free."""
     sizes = _sizes_of(stage, start.find().folder)
     return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
 
@@ -98,7 +115,7 @@ def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> 
 def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool) -> int:
     """Weights, gradients, optimizer, activations of one batch, and the logits of the fused head's blocks."""
     capabilities, on_gpu = stage.strategy.capabilities, this_machine().on_gpu
-    width = 4 if capabilities.makes_base or not on_gpu else 2  # bytes of a frozen parameter
+    width = stage.strategy.weights_dtype(on_gpu).itemsize  # bytes of a frozen parameter
     frozen = sizes.total - sizes.trainable
     quantised = sizes.linear if capabilities.four_bit_base else 0
     weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4

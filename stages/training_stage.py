@@ -100,7 +100,8 @@ class TrainingStage(Stage):
         check_trainer_args(type(self).__name__, self.trainer, self.trainer_args)
 
     def check(self, before: Sequence[Stage]) -> None:
-        """Data that can be read, and a hand-over that the strategies allow."""
+        """Data that can be read, and what the strategies allow: this stage's, and the hand-over to it."""
+        self._check_strategy()
         for source in (self.request.source, self.request.eval_source):
             if source is not None:
                 detect(source, self.kind)
@@ -116,9 +117,23 @@ class TrainingStage(Stage):
         if self.handover == "continue":
             _check_continue(self, last)
         elif not last.strategy.capabilities.mergeable:
+            way = "continue it with handover='continue', or " if "continue" in self.handovers else ""
             raise StrategyError(
-                f"Stage {self.title} cannot follow {last.title}: a {type(last.strategy).__name__} adapter cannot be "
-                f"merged; continue it with handover='continue', or use another strategy in {last.title}."
+                f"Stage {self.title} cannot follow {last.title}: what {type(last.strategy).__name__} trains cannot be "
+                f"merged into the model; {way}use another strategy in {last.title}."
+            )
+
+    def _check_strategy(self) -> None:
+        name, can = type(self.strategy).__name__, self.strategy.capabilities
+        if self.has_reference and not can.has_reference:
+            raise StrategyError(
+                f"Stage {self.title} compares the policy with itself as it started, and {name} keeps nothing of that while "
+                "it trains; use another strategy there, such as LoRA()."
+            )
+        if self.trainer_args.get("gradient_checkpointing") and not can.checkpointable:
+            raise StrategyError(
+                f"Stage {self.title}: trainer_args={{'gradient_checkpointing': True}} cannot be had with {name}, whose "
+                "activations cannot be computed again; leave it out, or use another strategy."
             )
 
     @property
@@ -192,7 +207,7 @@ class TrainingStage(Stage):
 
     def longest_sequence(self, longest_row: int) -> int:
         """Tokens of the longest sequence that goes through the model, from those of the data's longest row."""
-        return min(longest_row, self.max_length)
+        return min(longest_row, self.max_length) + self.strategy.virtual_tokens
 
     def settings(self) -> tuple[Setting, ...]:
         from .machine import this_machine
@@ -226,9 +241,10 @@ class TrainingStage(Stage):
                 default = self.__dataclass_fields__[name].default
                 rows.append(Setting(name, value, f"default of {kind}" if value == default else "given"))
         rows.append(Setting("bf16", machine.bf16, f"this machine ({machine.name})"))
-        rows.append(
-            Setting("gradient_checkpointing", "auto", "on where the memory estimate of plan() asks for it")
-        )
+        checkpointing: tuple[Any, str] = ("auto", "on where the memory estimate of plan() asks for it")
+        if not self.strategy.capabilities.checkpointable:
+            checkpointing = (False, f"{strategy} cannot compute activations again")
+        rows.append(Setting("gradient_checkpointing", *checkpointing))
         replaced = {name for name in self.trainer_args}
         rows = [row for row in rows if row.name not in replaced]
         rows += [Setting(name, as_plain(value), "trainer_args") for name, value in self.trainer_args.items()]

@@ -195,8 +195,13 @@ def set_reference_adapter(model: Any, keep_copy: bool) -> None:
     if not keep_copy:
         model.delete_adapter("ref")  # the reference is then the base with its adapters off
         return
-    trained = get_peft_model_state_dict(model, adapter_name="default")
-    set_peft_model_state_dict(model, trained, adapter_name="ref")
+    if (
+        model.active_peft_config.is_prompt_learning
+    ):  # their state dict holds what an encoder gives, not the encoder
+        model.prompt_encoder["ref"].load_state_dict(model.prompt_encoder["default"].state_dict())
+    else:
+        trained = get_peft_model_state_dict(model, adapter_name="default")
+        set_peft_model_state_dict(model, trained, adapter_name="ref")
     for name, parameter in model.named_parameters():
         if ".ref." in name or name.endswith(".ref"):
             parameter.requires_grad_(False)

@@ -11,8 +11,9 @@ import torch
 from posttrain.errors import RewardError, RewardGateError, WrongBaseError
 
 from ...pipeline import ModelRef, StageContext
+from ...pipeline.adapters import PROMPTS, kind_of
 from ...pipeline.base_models import shared_tokenizer
-from ...pipeline.durable import read_json, read_sealed
+from ...pipeline.durable import read_sealed
 from ...pipeline.run import STAGE_FILE
 from ..evaluation import scores as scores_of
 from .rewards import Answered, RewardModelRef, RewardSource, call_function, name_of, reward_model_of
@@ -21,7 +22,11 @@ from .roles import Batch, Roles
 if TYPE_CHECKING:
     from .stage import OnlineStage
 
-_ALONE = ("ADALORA",)  # PEFT's kinds that allow one trained adapter in a model
+_ALONE = (
+    "ADALORA",
+    "LN_TUNING",
+    *PROMPTS,
+)  # PEFT's kinds that cannot be several in one model, or not in its layers
 _FROM_PIPELINE = "reward model"
 JUDGE = "judge"
 
@@ -158,8 +163,7 @@ def _check_same_base(stage: OnlineStage, reward: ModelRef, policy: ModelRef) -> 
 
 def _shares_a_base(reward: ModelRef) -> bool:
     """Whether its adapter is of a kind of which a model can hold several."""
-    config = read_json(reward.adapters[-1].folder / "adapter_config.json")
-    return bool(config["peft_type"] not in _ALONE)
+    return kind_of(reward.adapters[-1].folder) not in _ALONE
 
 
 def _held_out_accuracy(model: ModelRef) -> float | None:

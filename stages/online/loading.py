@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...pipeline import ModelRef
+from ...pipeline.adapters import read_config
 from ..handover import load_for_continuing, load_fresh
 from ..machine import this_machine
 from ..strategies import LoRA, Strategy
@@ -121,13 +122,12 @@ def _state(model: Any, name: str) -> dict[str, Any]:
 
 def _read_reward_adapter(folder: Path) -> _RewardAdapter:
     """(PEFT config, weights of the layers, weight of the score head (1, H)) of a committed reward adapter."""
-    from peft import PeftConfig
     from safetensors.torch import load_file
 
     state = load_file(folder / _WEIGHTS)
     heads = [key for key in state if key.rsplit(".", 2)[-2] in ("score", "classifier")]
     (head,) = [state.pop(key) for key in heads]
-    return PeftConfig.from_pretrained(folder), state, head.float()
+    return read_config(folder), state, head.float()
 
 
 def _linear(weight: torch.Tensor, device: Any) -> nn.Linear:

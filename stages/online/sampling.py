@@ -93,15 +93,18 @@ def merged(model: Any) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    kept = [layer.get_base_layer().weight.data for layer in layers]
-    for layer, weight in zip(layers, kept, strict=True):
-        layer.get_base_layer().weight.data = weight.clone()
+    bases = [layer.get_base_layer() for layer in layers]
+    kept = [base.weight.data for base in bases]
+    for base, weight in zip(bases, kept, strict=True):
+        base.weight.data = weight.clone()
     try:
         model.merge_adapter(list(model.active_adapters))
         yield
     finally:
-        for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data = weight
+        for layer, base, weight in zip(layers, bases, kept, strict=True):
+            if layer.get_base_layer() is not base:  # LN tuning merges by changing places
+                layer.unmerge()
+            base.weight.data = weight
             layer.merged_adapters.clear()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from posttrain.errors import PipelineError, SettingError
+from posttrain.errors import PipelineError, SettingError, StrategyError
 
 from ...data_formats import Kind
 from ...pipeline import ModelRef, Setting, Stage, StagePlan
@@ -92,6 +92,11 @@ class OnlineStage(TrainingStage):
 
     def check(self, before: Sequence[Stage]) -> None:
         super().check(before)
+        if not self.strategy.capabilities.online:
+            raise StrategyError(
+                f"Stage {self.title}: {type(self.strategy).__name__} cannot be trained on its own answers; use another "
+                "strategy there, such as LoRA(), or learn from pairs with DPO."
+            )
         for source in self._given:
             if isinstance(source, RewardModelRef):
                 reward_model_of(source)

@@ -152,7 +152,7 @@ class LoRA(Tuner):
             "layers_pattern": pattern,
         }
         if self.target_modules == "all-linear":
-            inside = [name for name in linear_layers(model) if f".{pattern}." in f".{name}"]
+            inside = [name for name, _ in linear_layers(model) if f".{pattern}." in f".{name}"]
             found["target_modules"] = sorted({name.rsplit(".", 1)[-1] for name in inside})
         return found
 

@@ -53,6 +53,11 @@ class Strategy(CheckedSettings):
 
         return torch.bfloat16 if on_gpu else torch.float32
 
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that the adapter takes in front of every sequence."""
+        return 0
+
     def start(self, model: Any, rows: StartRows | None) -> None:
         """Put the fresh adapter of a wrapped model, whose weights are there, where training starts.
 
@@ -80,6 +85,12 @@ class Strategy(CheckedSettings):
     def base_format(self) -> Literal["nf4", "int8"] | None:
         """What the frozen weights are quantised to while it trains."""
         return None
+
+    def read_back(self, model: Any, folder: Path) -> Any:
+        """The adapter that a stage with this strategy left in `folder`, on its base and ready to be trained on."""
+        from ...pipeline.adapters import read_adapter
+
+        return read_adapter(model, folder, trainable=True)
 
     def prepare_base(self, model: Any) -> Any:
         """Change the base before it is wrapped or before its adapter is loaded, as QLoRA does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from ...pipeline.settings import refuse
 from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
-_TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
+TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
 HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
@@ -33,11 +33,9 @@ class Tuner(Strategy):
 
     def common(self, model: Any, task: Task) -> dict[str, Any]:
         """What all configs have. Raises StrategyError for targets that the model has not, naming the real ones."""
-        names, common = self.targets, {"task_type": _TASK_TYPES[task]}
+        names, common = self.find_targets(model), {"task_type": TASK_TYPES[task]}
         if names is None:
             return common
-        if not isinstance(names, str):
-            check_targets(names, linear_layers(model))
         return {**common, "target_modules": names if isinstance(names, str) else list(names)}
 
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
@@ -47,6 +45,13 @@ class Tuner(Strategy):
         config = self.config(self.common(model, task))
         set_seed(seed)
         return get_peft_model(model, config)
+
+    def find_targets(self, model: Any) -> TargetModules | None:
+        """`targets`, checked against the layers that the model has."""
+        names = self.targets
+        if names is not None and not isinstance(names, str):
+            check_targets(names, (name for name, _ in linear_layers(model)))
+        return names
 
 
 def read_targets(owner: str, names: TargetModules) -> TargetModules:
@@ -89,6 +94,13 @@ def read_names(owner: str, setting: str, names: Sequence[str]) -> tuple[str, ...
     return tuple(names)
 
 
+def targeted_layers(model: Any, names: TargetModules | None) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of the linear layers that PEFT would adapt for these names."""
+    for name, layer in linear_layers(model):
+        if names is None or isinstance(names, str) or name.rsplit(".", 1)[-1] in names:
+            yield name, layer
+
+
 def read_layers(owner: str, numbers: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """The numbers of layers, as a tuple. Raises SettingError for what is no number or list of numbers."""
     if numbers is None:
@@ -100,13 +112,11 @@ def read_layers(owner: str, numbers: int | Sequence[int] | None) -> tuple[int, .
     return tuple(given)
 
 
-def linear_layers(model: Any) -> list[str]:
-    """The names of the linear layers, but the head."""
+def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of the linear layers, but the head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    return [
-        name
-        for name, layer in model.named_modules()
-        if isinstance(layer, (torch.nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] not in HEADS
-    ]
+    for name, layer in model.named_modules():
+        if isinstance(layer, (torch.nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] not in HEADS:
+            yield name, layer

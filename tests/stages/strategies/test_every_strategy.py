@@ -1,11 +1,13 @@
 """Every strategy in every stage that takes it: what its row of the capability table promises, holds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from posttrain import (
+    BOFT,
     DPO,
     GRPO,
     IA3,
@@ -13,10 +15,17 @@ from posttrain import (
     PPO,
     SFT,
     AdaLoRA,
+    Adapter,
     Freeze,
     Full,
+    LNTuning,
+    LoHa,
+    LoKr,
     LoRA,
     Pipeline,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
     QLoRA,
     RewardModel,
     VeRA,
@@ -26,7 +35,8 @@ from posttrain.stages.strategies import SHIPPED
 from tests.stages.words import WORDS
 
 Rows = list[dict[str, Any]]
-# name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy)
+# name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy,
+# where it can be used there)
 STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "full": (Full(), 1e-3, 3),  # the reward model is a whole model of its own
     "freeze": (Freeze(layers=1), 3e-3, 3),
@@ -38,8 +48,17 @@ STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "ia3": (IA3(), 1e-1, 1),
     "vera": (VeRA(r=32), 3e-2, 1),
     "oft": (OFT(block_size=8), 3e-3, 1),
+    "boft": (BOFT(block_size=4), 3e-3, 1),
+    "loha": (LoHa(r=4), 1e-2, 1),
+    "lokr": (LoKr(r=4), 1e-2, 1),
+    "lntuning": (LNTuning(), 3e-2, 3),
+    "adapter": (Adapter(bottleneck=8), 3e-3, 1),
+    "prompt": (PromptTuning(tokens=8), 1e-1, 0),
+    "prefix": (PrefixTuning(tokens=8), 3e-2, 0),
+    "p-tuning": (PTuning(tokens=8), 3e-3, 0),
 }
 every = pytest.mark.parametrize("name", STRATEGIES)
+online = pytest.mark.parametrize("name", [n for n, (s, _, _) in STRATEGIES.items() if s.capabilities.online])
 
 
 def test_every_shipped_strategy_is_here() -> None:
@@ -52,10 +71,16 @@ def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], nam
     strategy, rate, _ = STRATEGIES[name]
     steps = 10 if name == "adalora" else 4
     common: dict[str, Any] = {"max_steps": steps, "learning_rate": rate, "batch_size": 8, "max_length": 128}
-    pipeline = tiny([
-        SFT(strategy, data=rows["chat"], **common), RewardModel(strategy, data=rows["pairs"], **common),
-        DPO(strategy, data=rows["pairs"], **common),
-    ])  # fmt: skip
+    chain = [SFT(strategy, data=rows["chat"], **common), DPO(strategy, data=rows["pairs"], **common)]
+    reward_model = RewardModel(strategy, data=rows["pairs"], **common)
+    if strategy.capabilities.mergeable:
+        chain.insert(1, reward_model)
+    else:
+        chain[1] = replace(chain[1], handover="continue")
+        alone = tiny([reward_model], name="reward").run()
+        assert alone["reward_model"].proofs["read_back_difference"] < 1e-3
+        assert alone["reward_model"].metrics["loss_after"] < alone["reward_model"].metrics["loss_before"]
+    pipeline = tiny(chain)
     plans = pipeline.plan()
     run = pipeline.run()
     for record, plan in zip(run, plans, strict=True):
@@ -67,11 +92,12 @@ def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], nam
     assert run["dpo"].proofs["reference_difference_nats"] < 1e-4
     assert run["sft"].metrics["loss_after"] < run["sft"].metrics["loss_before"]
     run.model.load()
-    assert run.reward_model is not None
-    run.reward_model.load()
+    reward = (run if strategy.capabilities.mergeable else alone).reward_model
+    assert reward is not None
+    reward.load()
 
 
-@every
+@online
 def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> None:
     """Its roles share as many bases as the table says, the policy starts as its reference, and the reward rises."""
     strategy, rate, bases = STRATEGIES[name]

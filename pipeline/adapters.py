@@ -1,0 +1,61 @@
+"""Adapters on disk: reading one onto its base, and merging it where its kind can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .durable import read_json
+
+BOTTLENECK = "POSTTRAIN_BOTTLENECK"  # our own kind; the others are PEFT's
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+UNMERGEABLE = (BOTTLENECK, *PROMPTS)  # no weights of the base could do what they do
+
+
+def kind_of(folder: Path) -> str:
+    """PEFT's name for the kind of a saved adapter."""
+    return str(read_json(folder / "adapter_config.json")["peft_type"])
+
+
+def read_config(folder: Path) -> Any:
+    """The PEFT config of a saved adapter, with PEFT made ready for its kind."""
+    from peft import PeftConfig
+
+    kind = kind_of(folder)
+    if kind == BOTTLENECK:
+        from .bottleneck import register
+
+        register()
+    elif kind == "BOFT":
+        from .boft import use_torch
+
+        use_torch()
+    return PeftConfig.from_pretrained(folder)
+
+
+def read_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """The saved adapter, live under the name "default" on its base; frozen unless `trainable`."""
+    from peft import PeftModel
+
+    config = read_config(folder)
+    if kind_of(folder) in PROMPTS:
+        from .prompted import read_prompts
+
+        return read_prompts(model, config, folder, trainable=trainable)
+    return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+
+
+def merge(model: Any) -> Any:
+    """The PEFT model's base with its adapter merged in, free of any trace of PEFT."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    merged = model.merge_and_unload()
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, AuxiliaryTrainingWrapper):  # LN tuning leaves a trained score head wrapped
+            plain = module.unload_and_optionally_merge_module(
+                merge=True, safe_merge=False, adapter_names=None
+            )
+            merged.set_submodule(name, plain)
+    if hasattr(merged, "peft_config"):  # left behind, PEFT would call the next adapter a second one
+        del merged.peft_config
+    return merged
