@@ -33,22 +33,30 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
-def strategies() -> None:
+def strategies(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Prints the page docs/strategies.md.")] = False,
+) -> None:
     """Print what each strategy can do."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from posttrain.stages.strategies import capability_table
+    from posttrain.stages.strategies import SHIPPED
+    from posttrain.stages.strategies.table import COLUMNS, answers, as_markdown
 
-    rows = capability_table()
-    columns = list(rows[0][1].__dataclass_fields__)
-    table = Table("strategy", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
-    for name in columns:
-        table.add_column(name.replace("_", " "), min_width=max(map(len, name.split("_"))))
-    for name, capabilities in rows:
-        table.add_row(name, *["yes" if getattr(capabilities, column) else "no" for column in columns])
-    Console().print(table)
+    if markdown:
+        print(as_markdown(SHIPPED), end="")
+        return
+    table = Table(box=SIMPLE_HEAD, padding=0, collapse_padding=True)
+    table.add_column("strategy", no_wrap=True)
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, min_width=max(map(len, heading.split())))
+    for kind in SHIPPED:
+        table.add_row(kind.__name__, *answers(kind.capabilities))
+    console = Console()
+    console.print(table)
+    for heading, _, meaning in COLUMNS:
+        console.print(f"{heading}: {meaning}", highlight=False)
 
 
 @app.command()

@@ -40,3 +40,11 @@ def test_files_and_folders_that_are_named_exist() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_page_of_strategies_is_generated() -> None:
+    from posttrain.stages.strategies import SHIPPED
+    from posttrain.stages.strategies.table import as_markdown
+
+    page = (ROOT / "docs" / "strategies.md").read_text()
+    assert page == as_markdown(SHIPPED), "run: posttrain strategies --markdown > docs/strategies.md"

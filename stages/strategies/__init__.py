@@ -9,7 +9,7 @@ from .products import LoHa, LoKr
 from .prompts import PrefixTuning, PromptTuning, PTuning
 from .rotations import BOFT, OFT
 from .small import IA3, LNTuning, VeRA
-from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task, capability_table
+from .strategy import Capabilities, Schedule, StartRows, StepHooks, Strategy, Task
 from .unfreeze import GradualUnfreeze
 
 SHIPPED = (
@@ -43,5 +43,4 @@ __all__ = [
     "Strategy",
     "Task",
     "VeRA",
-    "capability_table",
 ]

@@ -215,6 +215,9 @@ class LoRAGA(LoRA):
 
     init: Literal["lora_ga"] = field(default="lora_ga", kw_only=True)
 
+    capabilities: ClassVar[Capabilities] = replace(
+        LoRA.capabilities, continuable=False, reference_copy=True, online=False
+    )
     inits: ClassVar[tuple[str, ...]] = ("lora_ga",)
 
 

@@ -140,10 +140,3 @@ class StartRows(Protocol):
 
     def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The stage's loss of a batch: a scalar with gradients."""
-
-
-def capability_table() -> list[tuple[str, Capabilities]]:
-    """(strategy name, capabilities) of every shipped strategy, for the docs and the command line."""
-    from . import SHIPPED
-
-    return [(kind.__name__, kind.capabilities) for kind in SHIPPED]
