@@ -7,7 +7,23 @@ exactly the numbers it was trained on (QLoRA, arXiv 2305.14314: NF4, double quan
 
 from typing import Any
 
-_KEPT = ("lm_head", "score", "classifier", "embed_out")  # heads stay in full precision, as in the paper
+from .heads import head_modules
+
+_KEPT = ("lm_head", "embed_out")  # heads stay in full precision, as in the paper
+
+
+def layers_to_quantise(model: Any) -> list[tuple[str, Any]]:
+    """(name, layer) of every linear layer but heads, and what the architecture leaves out: T5's `wo`, to whose type
+    it casts what goes in."""
+    import torch
+
+    heads = head_modules(model) if hasattr(model, model.base_model_prefix) else ()
+    stays = (*_KEPT, *(getattr(model, "_keep_in_fp32_modules", None) or ()), *heads)
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if type(layer) is torch.nn.Linear and not any(f".{one}." in f".{name}." for one in stays)
+    ]
 
 
 def quantise_nf4(model: Any, compute_dtype: Any) -> Any:
@@ -15,17 +31,14 @@ def quantise_nf4(model: Any, compute_dtype: Any) -> Any:
 
     Raises ModelError when no layer was replaced: training would then be plain LoRA under another name.
     """
-    import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
     from transformers import BitsAndBytesConfig
     from transformers.quantizers.auto import AutoHfQuantizer
 
     from posttrain.errors import ModelError
 
-    replaced = 0
-    for name, layer in list(model.named_modules()):
-        if type(layer) is not torch.nn.Linear or name.rsplit(".", 1)[-1] in _KEPT:
-            continue
+    layers = layers_to_quantise(model)
+    for name, layer in layers:
         parent, _, leaf = name.rpartition(".")
         device = layer.weight.device
         four_bit = Linear4bit(
@@ -42,8 +55,7 @@ def quantise_nf4(model: Any, compute_dtype: Any) -> Any:
         if layer.bias is not None:
             four_bit.bias = layer.bias
         setattr(model.get_submodule(parent), leaf, four_bit.to(device))
-        replaced += 1
-    if not replaced:
+    if not layers:
         raise ModelError(f"{type(model).__name__} has no linear layer that could be quantised to 4 bits.")
     # What PEFT, TRL and the Trainer ask a model that transformers loaded in 4 bits.
     model.is_loaded_in_4bit = model.is_quantized = True

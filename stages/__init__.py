@@ -1,5 +1,6 @@
 """The stages of a pipeline and the strategies that they train with."""
 
+from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
 from .groups import GRPO, RLOO
@@ -24,6 +25,7 @@ __all__ = [
     "RLOO",
     "SFT",
     "AdaLoRA",
+    "Classifier",
     "Freeze",
     "Full",
     "LoRA",

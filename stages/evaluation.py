@@ -42,8 +42,8 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     sums, counts = [0.0] * len(rows), [0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
-            ids_BT, mask_BT = _pad([rows[i][0] for i in chosen], pad_id, model.device)
-            labels_BT, _ = _pad([rows[i][1] for i in chosen], -100, model.device)
+            ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
             logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
             for place, i in enumerate(
@@ -70,18 +70,57 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
     out = [0.0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
-            ids_BT, mask_BT = _pad([rows[i] for i in chosen], pad_id, model.device)
-            logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
+            logits_B1 = _forward(model, ids_BT, mask_BT)
             for i, score in zip(chosen, logits_B1[:, 0].float().tolist(), strict=True):
                 out[i] = score
     return out
 
 
-def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
-    """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
+def head_logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[Any]:
+    """What a classification head gives to each row of token ids, float32 on the CPU: (classes,), or (T, tags)."""
+    out: list[Any] = [None] * len(rows)
     with evaluating(model):
-        ids_BT, mask_BT = _pad(rows, pad_id, model.device)
-        values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float().cpu()
+        for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
+            ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
+            for i, values in zip(chosen, _forward(model, ids_BT, mask_BT).float().cpu(), strict=True):
+                out[i] = values[: len(rows[i])] if values.dim() == 2 else values
+    return out
+
+
+def answer_loss(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> float:
+    """Nats per token that a sequence-to-sequence model gives to the answers of (prompt ids, answer ids)."""
+    import torch
+
+    total, count = 0.0, 0
+    room = _LOGIT_BYTES / 4 / model.config.vocab_size
+    with evaluating(model):
+        for chosen in _batches([max(map(len, row)) for row in rows], room):
+            ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
+            read_BT = model.prepare_decoder_input_ids_from_labels(labels_BT)
+            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, decoder_input_ids=read_BT).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="sum"
+            )
+            total += float(loss)
+            count += int((labels_BT != -100).sum())
+    return total / count
+
+
+def _forward(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
+    """Logits; a decoder beside an encoder is given the same ids, which is as good as others for a comparison."""
+    more = {"decoder_input_ids": ids_BT} if model.config.is_encoder_decoder else {}
+    if getattr(model.config, "use_cache", False):
+        more["use_cache"] = False
+    return model(input_ids=ids_BT, attention_mask=mask_BT, **more).logits
+
+
+def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary or tags), or (B, classes)."""
+    with evaluating(model):
+        ids_BT, mask_BT = pad(rows, pad_id, model.device)
+        values = _forward(model, ids_BT, mask_BT).float().cpu()
         return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
 
 
@@ -119,7 +158,8 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[
         for row in made:
             ends = [i for i, token in enumerate(row) if token in stops]
             said = row[: ends[0]] if ends else row
-            found.append(Answer(tokenizer.decode(said, skip_special_tokens=False).strip(), bool(ends)))
+            shown = tokenizer.decode(said, skip_special_tokens=model.config.is_encoder_decoder)
+            found.append(Answer(shown.strip(), bool(ends)))
     return asked, found
 
 
@@ -137,7 +177,10 @@ def _continue(
             input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
             eos_token_id=list(stops),
         )  # fmt: skip
-    rows: list[list[int]] = out[:, width:].tolist()
+    begin = (
+        1 if model.config.is_encoder_decoder else width
+    )  # a decoder of its own begins with one start token
+    rows: list[list[int]] = out[:, begin:].tolist()
     return rows
 
 
@@ -174,7 +217,7 @@ def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
         yield batch
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
+def pad(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
     """(B, T) rows padded on the right, and the mask of the real tokens."""
     import torch
 

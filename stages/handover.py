@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..pipeline import AdapterRef, ModelRef
 from ..pipeline.base_models import Base, Head
 from ..pipeline.durable import commit_folder, write_json
+from ..pipeline.heads import Labels
 from ..pipeline.model_ref import adapter_digest, merge
 from .evaluation import logits, mean_kl
 from .machine import this_machine
@@ -32,7 +33,7 @@ class Probe:
 
     rows: list[list[int]]
     pad_id: int
-    live: Any  # (B, T, vocabulary) logits, or (B, 1) scores
+    live: Any  # (B, T, vocabulary or tags) logits, or (B, classes) scores
 
     @classmethod
     def of(cls, model: Any, table: TokenTable, pad_id: int) -> Probe:
@@ -82,6 +83,8 @@ def save_artifact(model: Any, tokenizer: Any, stage: TrainingStage, source: Mode
             merged = f"posttrain:{stand.fingerprint[:16]}"
             config["base_model_name_or_path"] = merged if stand.adapters else stand.base
             write_json(aside / "adapter_config.json", config)
+            if stage.head in ("classifier", "token_classifier"):
+                Labels.of(model.config).write(aside)
 
         target = folder / "adapter"
     commit_folder(target, fill, {"stands_on": stand.fingerprint})
@@ -97,7 +100,7 @@ def hand_over(
     """
     import torch
 
-    head: Head = "reward" if stage.task == "reward" else "causal_lm"
+    head = stage.head
     dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     if stage.strategy.capabilities.makes_base:
@@ -140,7 +143,9 @@ def _nearer_merge(
         model = merge(model).eval()
         values = probe.ask(model)
         drift = (
-            mean_kl(probe.live, values) if head == "causal_lm" else float((probe.live - values).abs().mean())
+            mean_kl(probe.live, values)
+            if head in ("causal_lm", "seq2seq_lm")
+            else float((probe.live - values).abs().mean())
         )
         prove(f"merge_drift_{onto}", drift)
         if nearest is None or drift < nearest[0]:

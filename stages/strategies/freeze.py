@@ -36,13 +36,12 @@ class Freeze(Full):
         if self.layers > len(stack):
             raise StrategyError(f"Freeze(layers={self.layers}): the model has {len(stack)} layers.")
         model.requires_grad_(False)
-        embeddings = model.get_input_embeddings().weight
-        for layer in stack[-self.layers :]:
-            layer.requires_grad_(True)
-        for name, parameter in model.named_parameters():
-            above = not any(name.startswith(f"{prefix}.") for prefix in _prefixes(model, stack))
-            if above and parameter is not embeddings:
-                parameter.requires_grad_(True)
+        stacked = {id(parameter) for parameter in stack.parameters()}
+        kept = {id(parameter) for layer in stack[: -self.layers] for parameter in layer.parameters()}
+        above = False
+        for parameter in model.parameters():  # embeddings of every sort are defined before the layers
+            above = above or id(parameter) in stacked
+            parameter.requires_grad_(above and id(parameter) not in kept)
         return model
 
 
@@ -54,9 +53,3 @@ def _layers(model: Any) -> Any:
     if not lists:
         raise StrategyError(f"Freeze: {type(model).__name__} has no list of layers.")
     return max(lists, key=len)
-
-
-def _prefixes(model: Any, stack: Any) -> list[str]:
-    """The names of the layer list and of the embeddings."""
-    inner = model.get_input_embeddings()
-    return [name for name, module in model.named_modules() if module is stack or module is inner]

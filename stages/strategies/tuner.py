@@ -9,11 +9,18 @@ from typing import Any, Literal
 
 from posttrain.errors import SettingError, StrategyError
 
+from ...pipeline.heads import head_modules
 from ...pipeline.settings import refuse
 from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
-_TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
+_TASK_TYPES: Mapping[Task, str] = {
+    "policy": "CAUSAL_LM",
+    "reward": "SEQ_CLS",
+    "classifier": "SEQ_CLS",
+    "token_classifier": "TOKEN_CLS",
+    "seq2seq": "SEQ_2_SEQ_LM",
+}
 _HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
@@ -37,9 +44,15 @@ class Tuner(Strategy):
 
         names = self.targets
         common: dict[str, Any] = {"task_type": _TASK_TYPES[task]}
+        heads: tuple[str, ...] = ()
+        if task in ("classifier", "token_classifier"):
+            # PEFT alone knows heads by two names, and would leave a fresh pooler or a second layer as it was drawn.
+            heads = head_modules(model)
+            common["modules_to_save"] = list(heads)
         if names is not None:
             if not isinstance(names, str):
-                check_targets(names, (name for name, layer in model.named_modules() if _is_linear(layer)))
+                linear = (name for name, layer in model.named_modules() if _is_linear(layer))
+                check_targets(names, (name for name in linear if not _inside(name, heads)))
             common["target_modules"] = names if isinstance(names, str) else list(names)
         set_seed(seed)
         return get_peft_model(model, self.config(common))
@@ -76,6 +89,10 @@ def check_targets(wanted: Iterable[str], layers: Iterable[str]) -> None:
             f"target_modules: the model has no linear layer called {', '.join(map(repr, missing))}; "
             f"it has {', '.join(leaves)}."
         )
+
+
+def _inside(name: str, parts: Iterable[str]) -> bool:
+    return any(f"{name}.".startswith(f"{part}.") for part in parts)
 
 
 def _is_linear(layer: Any) -> bool:
