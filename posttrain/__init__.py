@@ -29,6 +29,7 @@ from posttrain.stages import (
     RewardModel,
     RewardModelRef,
     Strategy,
+    TokenClassifier,
     VeRA,
 )
 
@@ -62,5 +63,6 @@ __all__ = [
     "StageContext",
     "StageResult",
     "Strategy",
+    "TokenClassifier",
     "VeRA",
 ]

@@ -11,6 +11,7 @@ from .ppo import PPO
 from .reward_model import RewardModel
 from .sft import SFT
 from .strategies import IA3, OFT, AdaLoRA, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
+from .token_classifier import TokenClassifier
 from .training_stage import TrainingStage
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "RewardModel",
     "RewardModelRef",
     "Strategy",
+    "TokenClassifier",
     "TrainingStage",
     "VeRA",
 ]
