@@ -9,6 +9,7 @@ from .online import RewardModelRef
 from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
+from .seq2seq import Seq2Seq
 from .sft import SFT
 from .strategies import IA3, OFT, AdaLoRA, Freeze, Full, LoRA, QLoRA, Strategy, VeRA
 from .token_classifier import TokenClassifier
@@ -33,6 +34,7 @@ __all__ = [
     "QLoRA",
     "RewardModel",
     "RewardModelRef",
+    "Seq2Seq",
     "Strategy",
     "TokenClassifier",
     "TrainingStage",
