@@ -20,6 +20,7 @@ from .examples import Overlong as Overlong
 from .examples import Pair as Pair
 from .examples import Prompt as Prompt
 from .examples import Source as Source
+from .examples import Tagged as Tagged
 from .extraction import extraction as extraction
 from .format import BadRow as BadRow
 from .format import DataFormat as DataFormat

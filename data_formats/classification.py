@@ -25,12 +25,16 @@ def classification(labels: Sequence[str] = (), instruction: str = "") -> DataFor
     """The format with its settings.
 
     labels: the closed set, in the order of integer labels; () collects it from the file. instruction: what stands
-    above the text; "{labels}" in it becomes the labels.
+    above the text; "{labels}" in it becomes the labels. Without an instruction a Classifier takes it, too.
     """
     _check_settings(labels, instruction)
     options = {"labels": list(labels), "instruction": instruction}
+
+    def made(format_: DataFormat) -> DataFormat:
+        return replace(format_, options=options, prepare=lambda rows: _prepared(format_, rows, options))
+
     return replace(
-        CLASSIFICATION, options=options, prepare=lambda rows: _prepared(CLASSIFICATION, rows, options)
+        made(CLASSIFICATION), of_kinds={} if instruction else {"labelled": made(CLASSIFICATION_ROWS)}
     )
 
 

@@ -26,20 +26,25 @@ from .examples import (
     Message,
     Pair,
     Prompt,
+    Tagged,
 )
 from .render import ChatTemplate, Rendered, end_token, render_plain, start_token
-from .table import RECORDS, Ragged
+from .table import RECORDS, UNTRAINED, Ragged
+from .tagging import tag_tokens
 from .tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # What happened to a row on its way, one bit each.
-PLAIN, TEMPLATED, STOP_ADDED, EXPANDED, IDENTICAL = 1, 2, 4, 8, 16
+PLAIN, TEMPLATED, STOP_ADDED, EXPANDED, IDENTICAL, CROSSED, UNTAGGED = 1, 2, 4, 8, 16, 32, 64
 
 
 class RowRefused(DataError):
     """The chat template cannot write this example; the text begins with its place."""
+
+
+Around = tuple[Sequence[int], Sequence[int]]  # token ids in front of a text and behind it
 
 
 @dataclass
@@ -66,6 +71,16 @@ class Work:
     def end(self) -> str:
         return end_token(self.tokenizer)
 
+    @cached_property
+    def around(self) -> Around:
+        """What the tokenizer puts around a text: [CLS] and [SEP] of BERT; at the end an end token, if there is one."""
+        mask = self.tokenizer("a", return_special_tokens_mask=True)
+        ids, special = mask["input_ids"], mask["special_tokens_mask"]
+        inside = [i for i, one in enumerate(special) if not one]
+        before, behind = ids[: inside[0]], ids[inside[-1] + 1 :]
+        eos = self.tokenizer.eos_token_id
+        return before, behind or ([] if eos is None else [eos])
+
     def plain(self, text: str) -> str:
         """A plain text with the start token once."""
         return self.start + text.removeprefix(self.start)
@@ -87,6 +102,8 @@ class Texts:
     rendered: list[Rendered]
     flags: int = 0
     number: int = 0  # among all examples of the data
+    around: Around = ((), ())  # of each of its texts
+    tags: Sequence[int] = ()  # of each token
 
 
 class Rows(NamedTuple):
@@ -236,13 +253,67 @@ def _as_written(prompt: Sequence[Message] | str) -> Any:
 
 
 def _render_labelled(work: Work, example: Labelled) -> Texts:
-    return Texts(example, [Rendered(work.plain(example.text).removesuffix(work.end) + work.end, ())])
+    return Texts(example, [Rendered(example.text, ())], around=work.around)
 
 
 def _labelled_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
     examples = [texts.example for texts in batch]
     labels = [example.labels for example in examples if isinstance(example, Labelled)]
-    columns = {"ids": _whole(tokens.ids), "labels": _whole(Ragged.of(labels))}
+    columns = {"ids": _whole(_surrounded(batch, tokens.ids)), "labels": _whole(Ragged.of(labels))}
+    return Rows(columns, range(len(batch)), [0.0] * len(batch))
+
+
+def _surrounded(batch: Sequence[Texts], ids: Ragged) -> Ragged:
+    """Each text's tokens between what stands around them."""
+    arounds = [texts.around for texts in batch for _ in texts.rendered]
+    return Ragged.of([*front, *ids[i].tolist(), *end] for i, (front, end) in enumerate(arounds))
+
+
+def _render_tagged(work: Work, example: Tagged) -> Texts:
+    if not work.tokenizer.is_fast:
+        raise DataError(
+            f"The tokenizer of '{work.tokenizer.name_or_path}' gives no offsets, so spans cannot be found in its tokens; use its fast version (tokenizer.json)."
+        )
+    encoded = work.tokenizer(
+        example.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    tags, crossed, untagged = tag_tokens(example.text, encoded["offset_mapping"], example.spans)
+    front, end = work.around
+    every = [UNTRAINED] * len(front) + tags + [UNTRAINED] * len(end)
+    flags = CROSSED * crossed | UNTAGGED * untagged
+    return Texts(example, [Rendered(example.text, ())], flags, around=work.around, tags=every)
+
+
+def _tagged_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    columns = {
+        "ids": _whole(_surrounded(batch, tokens.ids)),
+        "tags": _whole(Ragged.of(texts.tags for texts in batch)),
+    }
+    return Rows(columns, range(len(batch)), [0.0] * len(batch))
+
+
+def _render_exchange(work: Work, example: Conversation | Completion) -> Texts:
+    """Without a chat template: the texts before the answer, with blank lines between them, and the answer."""
+    if isinstance(example, Completion):
+        asked, answer = example.prompt, example.completion
+    else:
+        *before, last = example.messages
+        answers = sum(turn.role == "assistant" for turn in example.messages)
+        if example.tools or last.role != "assistant" or answers != 1 or last.calls or last.reasoning:
+            raise RowRefused(
+                f"{example.place}: a sequence-to-sequence model takes texts and one answer to them, and the row has "
+                f"{answers} answers{' and tools' if example.tools else ''}; split it, or train SFT on it."
+            )
+        asked, answer = "\n\n".join(turn.content for turn in before), last.content
+    return Texts(example, [Rendered(asked, ()), Rendered(answer, ())], around=work.around)
+
+
+def _exchange_rows(batch: Sequence[Texts], tokens: Tokens) -> Rows:
+    both = _surrounded(batch, tokens.ids)
+    columns = {
+        name: _whole(Ragged.of(both[i] for i in range(side, len(both), 2)))
+        for side, name in enumerate(("prompt_ids", "completion_ids"))
+    }
     return Rows(columns, range(len(batch)), [0.0] * len(batch))
 
 
@@ -266,6 +337,13 @@ ENCODERS: Mapping[Kind, Encoder] = {
         {"prompt_ids": "int32", RECORDS: "uint8"}, _render_prompt, _prompt_rows, ("prompt_ids",)
     ),
     "labelled": Encoder({"ids": "int32", "labels": "int32"}, _render_labelled, _labelled_rows),
+    "tagged": Encoder({"ids": "int32", "tags": "int32"}, _render_tagged, _tagged_rows),
+    "exchange": Encoder(
+        {"prompt_ids": "int32", "completion_ids": "int32"},
+        _render_exchange,
+        _exchange_rows,
+        ("prompt_ids", "completion_ids"),
+    ),
 }
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from posttrain.errors import DataError, EmptyStageDataError, SettingError
 
+from .classes import Classes
 from .data import Data
-from .encoders import EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED
+from .encoders import CROSSED, EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED, UNTAGGED
 from .examples import WAYS, Detection, Example, Examples, Kind, Overlong
 from .format import DataFormat
 from .holdout import divide
 from .loading import Reading, detection_of
 from .mixture import mixed
 from .overlong import COLUMNS, Fitted, fit, numbers_of
-from .questions import Question, questions_of
+from .questions import Question, questions_of, questions_of_exchanges
 from .raw import RawRows, write_rows
 from .report import DataReport, percentile
 from .spill import Spill
@@ -94,7 +95,8 @@ def encode_data(
     """Both sources as tables on disk: {"train", "held_out"}, the second one only where rows are held out.
 
     Without eval_data, rows of `data` are held out. Every row is read, checked, rendered and tokenised once, in
-    bounded memory. Quarantined rows are in folder/bad_rows.jsonl.
+    bounded memory. Quarantined rows are in folder/bad_rows.jsonl; of rows for a head, folder/labels.json names the
+    classes in the order of their numbers.
     Raises DataError: RowError, OverlongError, or EmptyStageDataError when no row is left to train on.
     """
     limits.check(kind)
@@ -119,6 +121,11 @@ def encode_data(
         account = replace(account, notes=(*account.notes, note), unused=unused)
     made = {"train": finish(raw, train, limits, account, folder / "train")}
     _refuse_empty(made["train"].report)
+    if kind in ("labelled", "tagged"):
+        classes = Classes.of(parts[0].format)
+        notes = (*made["train"].report.notes, *classes.notes(made["train"].table, str(data)))
+        made["train"] = replace(made["train"], report=replace(made["train"].report, notes=notes))
+        classes.write(folder)
     if len(held):
         measured = finish(held_raw, held, limits.when_measured, held_account, folder / "held_out")
         asked = _questions(held_raw, held, parts if eval_data is None else eval_parts, limits)
@@ -127,14 +134,15 @@ def encode_data(
 
 
 def _questions(raw: RawRows, held: np.ndarray, parts: list[Reading], limits: Limits) -> list[Question]:
-    if raw.kind != "conversation":
+    if raw.kind not in ("conversation", "exchange"):
         return []
     ends = list(accumulate(part.read for part in parts))
 
     def format_of(number: int) -> str:
         return parts[bisect_right(ends, number)].format.name
 
-    return questions_of(raw, held.tolist(), raw.lowest, format_of, limits.max_length)
+    asking = questions_of if raw.kind == "conversation" else questions_of_exchanges
+    return asking(raw, held.tolist(), raw.lowest, format_of, limits.max_length)
 
 
 def read_rows(
@@ -272,6 +280,12 @@ def _notes(raw: RawRows, rows: np.ndarray, fitted: Fitted) -> list[str]:
         f"{examples_with(EXPANDED)} dialogues became {expanded_rows} rows, one for each answer, because the chat template rewrites earlier turns or ends them with no stop token": expanded_rows,
         f"the chat template ends no turn with a stop token, the tokenizer's end token was added in {examples_with(STOP_ADDED)} rows": examples_with(
             STOP_ADDED
+        ),
+        f"{examples_with(CROSSED)} rows have spans whose borders fall inside a token, which are tagged by the tokens that they touch": examples_with(
+            CROSSED
+        ),
+        f"{examples_with(UNTAGGED)} rows have spans without a token of their own, which are not tagged": examples_with(
+            UNTAGGED
         ),
         f"{fitted.cut} rows became {fitted.windows} windows of max_length tokens": fitted.windows,
     }

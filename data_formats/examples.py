@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["text", "conversation", "preference", "unpaired", "prompt", "labelled"]
+Kind = Literal["text", "conversation", "preference", "unpaired", "prompt", "labelled", "tagged", "exchange"]
+# What rows of a kind are written in where it has no formats of its own: an exchange is a dialogue of one answer.
+WRITTEN_AS: Mapping[Kind, Kind] = {"exchange": "conversation"}
 Overlong = Literal["error", "drop", "truncate", "split"]  # what to do with rows longer than max_length
 WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is another one
     "text": ("error", "drop", "truncate", "split"),
@@ -16,6 +18,8 @@ WAYS: Mapping[Kind, tuple[Overlong, ...]] = {  # half a pair or half a prompt is
     "unpaired": ("error", "drop", "truncate"),
     "prompt": ("error", "drop"),
     "labelled": ("error", "drop", "truncate"),
+    "tagged": ("error", "drop", "truncate"),
+    "exchange": ("error", "drop", "truncate"),
 }
 Role = Literal["system", "user", "assistant", "tool"]
 Row = Mapping[str, Any]
@@ -109,7 +113,18 @@ class Labelled:
     several: bool = False  # the file has lists: any number of labels for each text
 
 
-Example = Document | Conversation | Completion | Pair | Judged | Prompt | Labelled
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A text and the spans that it names, for a model that tags tokens."""
+
+    place: str
+    text: str
+    spans: tuple[
+        tuple[int, int, int], ...
+    ]  # (start, end, label): characters, position in the format's labels
+
+
+Example = Document | Conversation | Completion | Pair | Judged | Prompt | Labelled | Tagged
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from . import fields, metrics
-from .examples import Conversation, Message, Row
+from .examples import Conversation, Message, Row, Tagged
 from .format import BadRow, DataFormat, Gold
 from .tools import check_json, parse_json
 
@@ -45,12 +45,24 @@ def _objects(row: Row, text: str, of_records: bool) -> list[dict[str, Any]]:
 
 def _span(item: Mapping[str, Any], place: str, text: str) -> dict[str, Any]:
     label = fields.text(item, _label_key(item), inside=place)
+    if (borders := _borders(item, place, text)) is None:
+        return {"label": label, "text": _said(item, place, text)}
+    return {"label": label, "text": text[slice(*borders)]}
+
+
+def _said(item: Mapping[str, Any], place: str, text: str) -> str:
+    """The text of a span without positions."""
+    said = fields.text(item, "text", inside=place)
+    if said not in text:
+        reason = f"is {fields.quoted(said)}, which is not in the text; write it as it stands there"
+        raise BadRow(f"{place}.text", "span not in text", reason)
+    return said
+
+
+def _borders(item: Mapping[str, Any], place: str, text: str) -> tuple[int, int] | None:
+    """(start, end) of a span in characters; None where it has none."""
     if item.get("start") is None and item.get("end") is None:
-        said = fields.text(item, "text", inside=place)
-        if said not in text:
-            reason = f"is {fields.quoted(said)}, which is not in the text; write it as it stands there"
-            raise BadRow(f"{place}.text", "span not in text", reason)
-        return {"label": label, "text": said}
+        return None
     start, end = (_position(item, key, place) for key in ("start", "end"))
     if not 0 <= start < end <= len(text):
         reason = f"is {start} and the end {end}; the text has {len(text)} characters, and the end is the one behind the span"
@@ -62,7 +74,7 @@ def _span(item: Mapping[str, Any], place: str, text: str) -> dict[str, Any]:
     if not said.strip():
         reason = f"is {start} and the end {end}, which holds only blanks; fix it or remove the span"
         raise BadRow(f"{place}.start", "span not in text", reason)
-    return {"label": label, "text": said}
+    return start, end
 
 
 def _label_key(item: Mapping[str, Any]) -> str:
@@ -91,6 +103,46 @@ def _prepared(rows: Iterable[Row], options: Mapping[str, Any]) -> DataFormat:
             names.update(dict.fromkeys(key for key in keys if isinstance(key, str)))
     known = {**options, "labels": sorted(names), "records": of_records}
     return replace(EXTRACTION, options=known, prepare=None, to_example=partial(_read, options=known))
+
+
+def _prepared_spans(rows: Iterable[Row]) -> DataFormat:
+    options = {"labels": _prepared(rows, {}).options["labels"]}
+    return replace(
+        EXTRACTION_SPANS, options=options, prepare=None, to_example=partial(_read_spans, options=options)
+    )
+
+
+def _read_spans(row: Row, place: str, options: Mapping[str, Any]) -> Tagged:
+    text, (name, items) = fields.text(row, "text"), _items(row)
+    if name == "records":
+        raise BadRow(
+            name, "no spans", "are no spans of the text, so no token can be tagged; train SFT on them"
+        )
+    if not options["labels"]:
+        reason = "is an empty list, as in all rows, so there is no label to learn; add spans"
+        raise BadRow(name, "no labels", reason)
+    spans: list[tuple[int, int, int]] = []
+    for i, item in enumerate(items):
+        at = f"{name}[{i}]"
+        label = fields.text(item, _label_key(item), inside=at)
+        if label not in options["labels"]:
+            reason = f"is {fields.quoted(label)}, which is not among the labels ({fields.listed(options['labels'])}); fix it"
+            raise BadRow(f"{at}.{_label_key(item)}", "unknown label", reason)
+        start, end = _borders(item, at, text) or _only_place(item, at, text)
+        for other, (begin, stop, _) in enumerate(spans):
+            if start < stop and begin < end:
+                reason = f"overlaps {name}[{other}], and a token has one tag; leave one of them out"
+                raise BadRow(at, "overlapping spans", reason)
+        spans.append((start, end, options["labels"].index(label)))
+    return Tagged(place, text, tuple(spans))
+
+
+def _only_place(item: Mapping[str, Any], place: str, text: str) -> tuple[int, int]:
+    said = _said(item, place, text)
+    if (times := text.count(said)) > 1:
+        reason = f"is {fields.quoted(said)}, which is {times} times in the text; give start and end"
+        raise BadRow(f"{place}.text", "unclear span", reason)
+    return text.index(said), text.index(said) + len(said)
 
 
 def _read(row: Row, place: str, options: Mapping[str, Any]) -> Conversation:
@@ -143,4 +195,13 @@ EXTRACTION: DataFormat = DataFormat(
     metric=extraction_metric,
     prepare=lambda rows: _prepared(rows, EXTRACTION.options),
     options={"instruction": ""},
+)
+EXTRACTION_SPANS: DataFormat = replace(
+    EXTRACTION,
+    kind="tagged",
+    shape='{"text", "spans": [{"start", "end", "label"}]}',
+    metric=None,
+    to_example=lambda row, place: _read_spans(row, place, {"labels": []}),
+    prepare=_prepared_spans,
+    options={},
 )

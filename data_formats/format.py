@@ -51,6 +51,9 @@ class DataFormat:
     prepare: Callable[[Iterable[Row]], DataFormat] | None = None
     expand: Callable[[Row, str], Iterable[tuple[Row, str]]] | None = None
     keeps_columns: bool = False  # the columns that it does not read stay with the example
+    of_kinds: Mapping[Kind, DataFormat] = field(
+        default_factory=dict
+    )  # itself, for stages that take another kind
     options: Mapping[str, Any] = field(default_factory=dict)  # its settings as JSON: part of the table's key
 
     def is_called(self, name: str) -> bool:

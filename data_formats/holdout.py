@@ -21,6 +21,7 @@ from .examples import (
     Message,
     Pair,
     Prompt,
+    Tagged,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _content(example: Example) -> str:
         return _turns(example.messages) + (json.dumps(example.tools, default=dict) if example.tools else "")
     if isinstance(example, Completion):
         return f"{example.prompt}\0{example.completion}"
-    assert isinstance(example, (Document, Labelled))
+    assert isinstance(example, (Document, Labelled, Tagged))
     return example.text
 
 

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError, DataFileError, OverlongError, RowError, SettingError
 
 from .data import Data
-from .examples import Conversation, Document, Example, Judged, Kind, Labelled, Message, Pair
+from .examples import Conversation, Document, Example, Judged, Kind, Labelled, Message, Pair, Tagged
 from .format import DataFormat
 from .holdout import content_hash
 from .loading import SHOWN_FAULTS, Faults, Reading, detect
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .raw import RawRows
 
 # Of two kinds that a row can be of, the one that uses more of it comes first.
-KINDS: tuple[Kind, ...] = ("preference", "unpaired", "conversation", "text", "prompt", "labelled")
+KINDS: tuple[Kind, ...] = ("preference", "unpaired", "conversation", "text", "prompt", "labelled", "tagged")
 SCRIPT_ROWS, SCRIPT_CHARACTERS = 2000, 200  # looked at to say which scripts the texts are in
 
 
@@ -106,7 +106,7 @@ def find_kind(data: Data) -> Kind:
                 raise
             continue
         return kind
-    known = ", ".join(kind for kind in get_args(Kind))
+    known = ", ".join(KINDS)
     detect_error = _detect_error(data)
     raise DataFileError(f"{detect_error} (tried as {known})")
 
@@ -256,7 +256,7 @@ class _Seen:
 
 def _texts(example: Example) -> Iterable[tuple[str, str]]:
     """(role, text) of everything that an example says."""
-    if isinstance(example, (Document, Labelled)):
+    if isinstance(example, (Document, Labelled, Tagged)):
         yield "text", example.text
         return
     if isinstance(example, Conversation):

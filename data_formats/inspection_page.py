@@ -13,6 +13,8 @@ TAKEN_BY: Mapping[Kind, str] = {  # the stages
     "preference": "RewardModel, DPO, ORPO",
     "unpaired": "KTO",
     "prompt": "PPO, GRPO, RLOO",
+    "labelled": "Classifier",
+    "tagged": "TokenClassifier",
 }
 ROLES = (
     "text",

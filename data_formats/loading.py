@@ -13,7 +13,7 @@ from typing import Any
 from posttrain.errors import DataFileError, RowError, SettingError
 
 from .data import Data
-from .examples import Conversation, Detection, Example, Examples, Kind, Message, Pair, Row, Source
+from .examples import WRITTEN_AS, Conversation, Detection, Example, Examples, Kind, Message, Pair, Row, Source
 from .faults import SHOWN_FAULTS as SHOWN_FAULTS
 from .faults import Faults as Faults
 from .faults import broken, quarantine
@@ -59,6 +59,9 @@ def sample(kind: Kind, *, held_out: bool = False) -> Path:
 
 
 def _find_format(data: Data, kind: Kind) -> DataFormat:
+    kind = WRITTEN_AS.get(kind, kind)
+    if isinstance(data.format, DataFormat) and kind in data.format.of_kinds:
+        return data.format.of_kinds[kind]
     if isinstance(data.format, DataFormat) and data.format.kind != kind:
         raise SettingError(
             f"Data format '{data.format.name}' is of kind '{data.format.kind}', and this stage takes kind '{kind}'."
@@ -183,7 +186,7 @@ class Reading:
     ) -> list[Reading]:
         """One for each part of a mixture: all have margins or none has, and classes are numbered in all alike."""
         parts = data.parts()
-        if kind == "labelled" and not like:
+        if kind in ("labelled", "tagged") and not like:
             like = _prepared_for_all(parts, kind)
         readings: list[Reading] = []
         for part in parts:
@@ -226,7 +229,8 @@ class Reading:
     def refuse(self, example: Example, reason: str) -> None:
         """Of an example that the model's chat template or tokenizer cannot write."""
         self.read -= 1
-        bad = BadRow("", "chat template", reason.removeprefix(f"{example.place}: "))
+        fault = "not one answer" if self.kind == "exchange" else "chat template"
+        bad = BadRow("", fault, reason.removeprefix(f"{example.place}: "))
         self._refuse(example.place, bad, asdict(example))
 
     def _refuse(self, place: str, bad: BadRow, row: Any) -> None:

@@ -32,6 +32,8 @@ COLUMNS: Mapping[Kind, Mapping[str, str]] = {  # of the finished table
     "unpaired": {"prompt_ids": "int32", "completion_ids": "int32"},
     "prompt": {"prompt_ids": "int32", RECORDS: "uint8"},
     "labelled": {"input_ids": "int32", "classes": "int32"},
+    "tagged": {"input_ids": "int32", "labels": "int32"},
+    "exchange": {"prompt_ids": "int32", "completion_ids": "int32"},
 }
 
 
@@ -150,8 +152,8 @@ def _whole(raw: RawRows, rows: np.ndarray) -> tuple[dict[str, Any], dict[str, An
             "input_ids": (ids, lengths),
             "labels": (_labels(ids, lengths, *columns.pop("spans")), lengths),
         }
-    if raw.kind == "labelled":
-        columns = {"input_ids": columns["ids"], "classes": columns["labels"]}
+    if raw.kind in ("labelled", "tagged"):
+        columns = dict(zip(COLUMNS[raw.kind], columns.values(), strict=True))
     return columns, {name: raw.numbers[rows] for name in numbers_of(raw.kind)}
 
 
@@ -253,8 +255,16 @@ def _fit_labelled(
         fitted.dropped[TOO_LONG] += 1
         return
     fitted.cut += 1
-    columns = raw.table.columns
-    spill.add({"input_ids": columns["ids"][row][:max_length], "classes": columns["labels"][row]}, {})
+    ids, labels = (raw.table.columns[name][row] for name in ENCODERS[raw.kind].columns)
+    columns = (_cut(ids, max_length), labels if raw.kind == "labelled" else _cut(labels, max_length))
+    spill.add(dict(zip(COLUMNS[raw.kind], columns, strict=True)), {})
+
+
+def _cut(values: np.ndarray, max_length: int) -> np.ndarray:
+    """The last one stays: it is what the text ends with, and where a causal model's head reads."""
+    import numpy as np
+
+    return np.concatenate([values[: max_length - 1], values[-1:]])
 
 
 def _drop(raw: RawRows, row: int, max_length: int, overlong: Overlong, spill: Spill, fitted: Fitted) -> None:
@@ -268,4 +278,6 @@ _FITTERS: Mapping[Kind, Callable[..., None]] = {
     "unpaired": _fit_answers,
     "prompt": _drop,
     "labelled": _fit_labelled,
+    "tagged": _fit_labelled,
+    "exchange": _fit_answers,
 }

@@ -65,6 +65,25 @@ def questions_of(
     return found
 
 
+def questions_of_exchanges(
+    raw: RawRows,
+    held: Iterable[int],
+    examples: Mapping[int, Example],
+    format_of: Callable[[int], str],
+    max_length: int,
+) -> list[Question]:
+    """The same of exchanges, whose prompt and answer are columns of their own."""
+    found = []
+    for row in held:
+        if (number := int(raw.examples[row])) not in examples:
+            continue
+        prompt, answer = (raw.table.columns[name][row].tolist() for name in ("prompt_ids", "completion_ids"))
+        asked = _asked(examples[number])
+        if asked is not None and len(prompt) + len(answer) <= max_length:
+            found.append(Question(format_of(number), prompt, answer[-1], len(answer), asked[1]))
+    return found
+
+
 def _asked(example: Example) -> tuple[int, Gold] | None:
     """(which of the trained answers, what the answer is judged by)."""
     if isinstance(example, Completion):

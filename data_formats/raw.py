@@ -122,6 +122,8 @@ def write_rows(
         for batch in _batches(examples):
             written = [_rendered(work, encoder.render, number, one, refuse) for number, one in batch]
             rendered = [texts for texts in written if texts is not None]
+            if not rendered:  # tokenizers cannot encode no text
+                continue
             flat = [one.text for texts in rendered for one in texts.rendered]
             if writer is None:
                 writer = _Writer(spill, encoder, TextEncoder.of(tokenizer, flat), refuse)

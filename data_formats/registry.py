@@ -10,8 +10,8 @@ from posttrain.errors import DataFileError, SettingError
 
 from .alpaca import ALPACA, ALPACA_RANKING
 from .classification import CLASSIFICATION, CLASSIFICATION_ROWS
-from .examples import WAYS, Kind
-from .extraction import EXTRACTION
+from .examples import WAYS, WRITTEN_AS, Kind
+from .extraction import EXTRACTION, EXTRACTION_SPANS
 from .fields import FAMILIES, MEANINGFUL, listed, type_name
 from .format import DataFormat
 from .openai_messages import OPENAI_MESSAGES, OPENAI_TOOLS, SWIFT_RANKING
@@ -37,6 +37,7 @@ _FORMATS = [  # of two that recognise a row, the first takes it
     CLASSIFICATION,
     CLASSIFICATION_ROWS,
     EXTRACTION,
+    EXTRACTION_SPANS,
     TRANSLATION,
     EXPLICIT_PROMPT,
     IMPLICIT_PROMPT,
@@ -53,9 +54,10 @@ def register(format_: DataFormat) -> DataFormat:
 
     Raises SettingError for a name that is taken.
     """
-    if format_.kind not in WAYS:
+    kinds = [kind for kind in WAYS if kind not in WRITTEN_AS]
+    if format_.kind not in kinds:
         raise SettingError(
-            f"Data format '{format_.name}': kind must be one of {', '.join(WAYS)}, not {format_.kind!r}."
+            f"Data format '{format_.name}': kind must be one of {', '.join(kinds)}, not {format_.kind!r}."
         )
     if not format_.name or any(
         known.kind == format_.kind and known.is_called(format_.name) for known in _FORMATS

@@ -47,15 +47,14 @@ def read_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
 def merge(model: Any) -> Any:
     """The PEFT model's base with its adapter merged in, free of any trace of PEFT."""
-    from peft.utils.other import AuxiliaryTrainingWrapper
+    from peft.utils import ModulesToSaveWrapper
 
+    inner = model.get_base_model()
+    for name, module in list(inner.named_modules()):
+        # PEFT unloads single layers alone, where a head may be several, and LN tuning unloads none.
+        if isinstance(module, ModulesToSaveWrapper):
+            inner.set_submodule(name, module.modules_to_save["default"])
     merged = model.merge_and_unload()
-    for name, module in list(merged.named_modules()):
-        if isinstance(module, AuxiliaryTrainingWrapper):  # LN tuning leaves a trained score head wrapped
-            plain = module.unload_and_optionally_merge_module(
-                merge=True, safe_merge=False, adapter_names=None
-            )
-            merged.set_submodule(name, plain)
     if hasattr(merged, "peft_config"):  # left behind, PEFT would call the next adapter a second one
         del merged.peft_config
     return merged

@@ -15,7 +15,7 @@ from posttrain.errors import ModelError
 
 from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
-from .model_folder import Head, check_model_folder
+from .model_folder import Head, check_model_folder, head_of, read_config
 from .quiet import quiet_libraries
 
 EMBEDDED = "embedded"
@@ -43,6 +43,11 @@ class Base:
         return dict(json.loads((self.folder / "config.json").read_text("utf-8")))
 
     @property
+    def head(self) -> Head:
+        """What the model is, before any stage."""
+        return head_of(self.config) or "causal_lm"
+
+    @property
     def fingerprint(self) -> str:
         """Names the weights: sha256 over config.json and every weight file. Needs no torch."""
         files = sorted(path for pattern in _WEIGHTS for path in self.folder.glob(pattern))
@@ -57,10 +62,20 @@ class Base:
         return digest_of([[path.name, remembered_sha256(path)] for path in present])
 
 
-def check_base(model: str | Path, head: Head = "causal_lm") -> None:
+def look_at(model: str | Path) -> Head | None:
+    """What `model` is, from its config alone; None for a Hub id, and for what `check_base` refuses."""
+    if not isinstance(model, (str, Path)):
+        return None
+    if str(model) in (EMBEDDED, TINY_RANDOM):
+        return "causal_lm"
+    folder = Path(model).expanduser()
+    return head_of(read_config(folder)) if folder.is_dir() else None
+
+
+def check_base(model: str | Path) -> None:
     """What can be known about `model` without torch, without the network, and in milliseconds.
 
-    Raises ModelError when it cannot be a model with that head.
+    Raises ModelError when it cannot be a model.
     """
     if not isinstance(model, (str, Path)):
         raise ModelError(f"model={model!r}: give a folder, a Hub id, or 'embedded'.")
@@ -69,17 +84,17 @@ def check_base(model: str | Path, head: Head = "causal_lm") -> None:
         return
     folder = Path(name).expanduser()
     if folder.is_dir():
-        check_model_folder(folder, head)
+        check_model_folder(folder)
     elif name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ModelError(f"Model {name!r} is neither a folder nor a Hub id such as 'Qwen/Qwen3-1.7B'.")
 
 
-def find_base(model: str | Path, head: Head = "causal_lm", revision: str | None = None) -> Base:
+def find_base(model: str | Path, revision: str | None = None) -> Base:
     """The base model on this machine; converts, makes or downloads it where needed.
 
     revision: commit of a Hub model; None takes the newest, once per process.
     """
-    check_base(model, head)
+    check_base(model)
     name = str(model)
     if name == EMBEDDED:
         return _embedded()

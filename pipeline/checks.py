@@ -1,11 +1,20 @@
 """Whether a list of stages fits together: names, roles, hand-overs. Needs no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from posttrain.errors import PipelineError
+from posttrain.errors import ModelError, PipelineError
 
+from .model_folder import KINDS, Head
 from .stage import Stage, check_title
 
+_STAGES_OF: Mapping[Head, str] = {
+    "causal_lm": "SFT",
+    "seq2seq_lm": "Seq2Seq",
+    "masked_lm": "Classifier or TokenClassifier",
+    "classifier": "Classifier or TokenClassifier",
+    "token_classifier": "Classifier or TokenClassifier",
+}
 _ADVICE = {"reward": "Put RewardModel(...) before it, or give it reward=your_function."}
 
 
@@ -43,3 +52,13 @@ def check_chain(stages: Sequence[Stage]) -> None:
         stage.check(stages[: number - 1])
         if stage.makes:
             roles.add(stage.makes)
+
+
+def check_heads(stages: Sequence[Stage], model: str | Path, head: Head | None) -> None:
+    """Raises ModelError for a stage that cannot work on such a model. head: None where it is not known yet."""
+    for number, stage in enumerate(stages, 1):
+        if head is not None and stage.heads and head not in stage.heads:
+            raise ModelError(
+                f"Stage {number} ({stage.title}) starts from {' or '.join(KINDS[one] for one in stage.heads)}, and "
+                f"{model} is {KINDS[head]}; train that with {_STAGES_OF[head]}, or give another model."
+            )

@@ -1,18 +1,48 @@
 """Whether a folder is a model, told from its files in milliseconds, without torch."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from posttrain.errors import ModelError
 
-Head = Literal["causal_lm", "reward"]
-_HEADS = {"causal_lm": "ForCausalLM", "reward": "ForSequenceClassification"}
+Head = Literal["causal_lm", "reward", "masked_lm", "seq2seq_lm", "classifier", "token_classifier"]
+KINDS: Mapping[Head, str] = {
+    "causal_lm": "a causal language model",
+    "reward": "a reward model",
+    "masked_lm": "an encoder",
+    "seq2seq_lm": "a sequence-to-sequence model",
+    "classifier": "a reward model or classifier",
+    "token_classifier": "a token classifier",
+}
+_SEQUENCE_TO_SEQUENCE = (
+    "ForConditionalGeneration",
+    "WithLMHeadModel",
+)  # vision models have the first one, too
+_ENCODERS = ("ForMaskedLM", "ForPreTraining", "Model")
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-def check_model_folder(folder: Path, head: Head = "causal_lm") -> None:
-    """Raises ModelError when the folder cannot be a model with that head, its weights in safetensors, its tokenizer."""
+def head_of(config: Mapping[str, Any]) -> Head | None:
+    """What a model of this config.json is, by its architecture; None for what no stage can start from.
+
+    A config that names no architecture is taken for a causal language model's.
+    """
+    name = str((config.get("architectures") or ["ForCausalLM"])[0])
+    if "ForCausalLM" in name:
+        return "causal_lm"
+    if "ForSequenceClassification" in name:
+        return "classifier"
+    if "ForTokenClassification" in name:
+        return "token_classifier"
+    if config.get("is_encoder_decoder"):
+        return "seq2seq_lm" if name.endswith(_SEQUENCE_TO_SEQUENCE) else None
+    return "masked_lm" if name.endswith(_ENCODERS) and not name.endswith("LMHeadModel") else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config.json. Raises ModelError when there is none, or it is no JSON."""
     if not (folder / "config.json").is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         hint = (
@@ -22,13 +52,21 @@ def check_model_folder(folder: Path, head: Head = "causal_lm") -> None:
         )
         raise ModelError(f"The folder {folder} is no model: it has no config.json (found: {found}); {hint}.")
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return dict(json.loads((folder / "config.json").read_text("utf-8")))
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is not JSON ({error}).") from error
-    others = [name for name in config.get("architectures") or [] if _HEADS[head] not in name]
-    if others:
-        what = "a reward model or classifier" if _HEADS["reward"] in others[0] else f"a {others[0]}"
-        wanted = "a causal language model" if head == "causal_lm" else "a reward model"
+
+
+def check_model_folder(folder: Path, *, reward: bool = False) -> None:
+    """Raises ModelError when the folder cannot be a model, its weights in safetensors, its tokenizer.
+
+    reward: it must be one that scores sequences.
+    """
+    config = read_config(folder)
+    head = head_of(config)
+    if head is None or (reward and head != "classifier"):
+        what = f"a {config['architectures'][0]}" if head is None else KINDS[head]
+        wanted = "a reward model" if reward else "a language model, an encoder or a classifier"
         raise ModelError(f"The model in {folder} is {what}; {wanted} is needed here.")
     weights = sorted(folder.glob("*.safetensors"))
     for file in weights:

@@ -14,6 +14,7 @@ from .adapters import UNMERGEABLE, kind_of, merge, read_adapter
 from .base_models import Base, Head, find_base, load_tokenizer, shared_tokenizer
 from .digests import digest_of
 from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
+from .heads import TRAINED_HEADS, Labels, auto_class, with_head
 from .quiet import quiet_libraries
 
 
@@ -55,7 +56,7 @@ class ModelRef:
         """The untrained model; finds it on this machine (see `find_base`)."""
         base = find_base(model)
         name = base.name if not Path(base.name).exists() else str(base.folder)
-        return cls(name, base.fingerprint, revision=base.revision)
+        return cls(name, base.fingerprint, head=base.head, revision=base.revision)
 
     @property
     def fingerprint(self) -> str:
@@ -78,14 +79,14 @@ class ModelRef:
 
     def without_last_adapter(self) -> ModelRef:
         """The model that the last adapter stands on."""
-        return replace(self, adapters=self.adapters[:-1], head="causal_lm")
+        return replace(self, adapters=self.adapters[:-1], head=self.find().head)
 
     def find(self) -> Base:
         """The base on this machine.
 
         Raises WrongBaseError when its weights are not the ones that this recipe was made with.
         """
-        base = find_base(self.base, "causal_lm" if self.adapters else self.head, self.revision)
+        base = find_base(self.base, self.revision)
         if base.fingerprint != self.base_fingerprint:
             raise WrongBaseError(
                 f"The base {self.base} has the fingerprint {base.fingerprint[:12]}, and this model was made on "
@@ -102,7 +103,8 @@ class ModelRef:
             stand = stand.with_adapter(adapter)
 
     def load(self, *, dtype: Any = None, device: Any = None) -> tuple[Any, Any]:
-        """(model, tokenizer) in evaluation mode, every adapter merged; a reward model comes with its trained head.
+        """(model, tokenizer) in evaluation mode, every adapter merged; a reward model or classifier comes with its
+        trained head, and a classifier with the names of its classes in `model.config.id2label`.
 
         An adapter that cannot be merged (prompts, bottlenecks) stays a live, frozen PEFT adapter named "default".
 
@@ -121,15 +123,16 @@ class ModelRef:
     def load_unmerged(self, *, dtype: Any = None, device: Any = None) -> Any:
         """The model of `load`, but the last adapter stays a live, frozen PEFT adapter named "default"."""
         self.verify()
-        model = load_base(self.find(), dtype, device, "causal_lm" if self.adapters else self.head)
+        model = load_base(self.find(), dtype, device)
         for position, adapter in enumerate(self.adapters):
             last = position == len(self.adapters) - 1
             if adapter.merge_onto != "weights":
                 from .quantization import dequantise, quantise
 
                 model = dequantise(quantise(model, model.dtype, adapter.merge_onto), model.dtype)
-            if last and self.head == "reward":
-                model = with_reward_head(model)
+            if last and self.head in TRAINED_HEADS:
+                labels = None if self.head == "reward" else Labels.read(adapter.folder)
+                model = with_head(model, self.head, labels)
             model = read_adapter(model, adapter.folder)
             if not last:
                 model = merge(model)
@@ -171,16 +174,14 @@ class ModelRef:
         )
 
 
-def load_base(base: Base, dtype: Any, device: Any, head: Head = "causal_lm") -> Any:
+def load_base(base: Base, dtype: Any, device: Any) -> Any:
     """The model of a base, from safetensors only."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     on_gpu = torch.cuda.is_available()
     device = device or ("cuda" if on_gpu else "cpu")
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    kind = AutoModelForCausalLM if head == "causal_lm" else AutoModelForSequenceClassification
-    model = kind.from_pretrained(
+    model = auto_class(base.config).from_pretrained(
         base.folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
     pad_token_id = shared_tokenizer(base.folder).pad_token_id
@@ -191,24 +192,8 @@ def load_base(base: Base, dtype: Any, device: Any, head: Head = "causal_lm") -> 
 
 
 def with_reward_head(model: Any, seed: int = 0) -> Any:
-    """A sequence-classification model of one score on the very same backbone (no copy of its weights).
-
-    The head starts normal(0, initializer_range) from `seed`; the backbone keeps the adapters merged into it, which
-    PEFT cannot do itself: a causal adapter does not load on a classification model.
-    """
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    config = type(model.config).from_dict(model.config.to_dict())
-    config.num_labels = 1
-    with torch.device("meta"):
-        shell = AutoModelForSequenceClassification.from_config(config)
-    setattr(shell, shell.base_model_prefix, getattr(model, model.base_model_prefix))
-    head = torch.nn.Linear(config.get_text_config().hidden_size, 1, bias=False, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    torch.nn.init.normal_(head.weight, 0.0, config.initializer_range, generator=generator)
-    shell.score = head.to(model.device, model.dtype)
-    return shell
+    """A sequence-classification model of one score on the very same backbone: see `with_head`."""
+    return with_head(model, "reward", None, seed)
 
 
 def adapter_digest(folder: Path) -> str:

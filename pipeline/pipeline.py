@@ -12,14 +12,16 @@ from typing import Any
 from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
 
 from .allocator import freed_memory_kept
-from .base_models import check_base
-from .checks import check_chain
+from .base_models import check_base, look_at
+from .checks import check_chain, check_heads
 from .digests import digest_of
 from .disk import check_disk
 from .durable import read_sealed, remove_leftovers, write_sealed
 from .events import StageEvents
+from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
 from .lock import run_lock
+from .model_folder import KINDS
 from .model_ref import ModelRef
 from .printing import print_plan, print_settings
 from .progress import Display
@@ -61,16 +63,18 @@ class Pipeline:
         refuse_unknown("Pipeline", unknown, ("stages", "model", "run_dir", "seed", "track"))
         check_chain(stages)
         if isinstance(model, ModelRef):
-            if model.head != "causal_lm":
+            if model.head in TRAINED_HEADS:
                 raise PipelineError(
-                    "A pipeline starts from a language model, and the given ModelRef is a reward model."
+                    f"A pipeline starts from a language model or an encoder, and the given ModelRef is {KINDS[model.head]}."
                 )
             if model.adapters and not model.adapters[-1].mergeable:
                 raise PipelineError(
                     f"The given ModelRef ends with the adapter {model.adapters[-1].folder}, whose kind cannot be merged, so "
                     "nothing can be trained on top of it; go on in the pipeline that made it, with handover='continue'."
                 )
+            check_heads(stages, model.base, model.head)
         else:
+            check_heads(stages, model, look_at(model))
             check_base(model)
         check_tracker(track)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -206,7 +210,11 @@ class Pipeline:
         return plans
 
     def _start(self) -> ModelRef:
-        return self.model if isinstance(self.model, ModelRef) else ModelRef.of_base(self.model)
+        if isinstance(self.model, ModelRef):
+            return self.model
+        start = ModelRef.of_base(self.model)
+        check_heads(self.stages, self.model, start.head)  # of a Hub id nobody knew it before
+        return start
 
     def _key(self, stage: Stage, roles: Mapping[str, ModelRef]) -> str:
         """Changes exactly when the stage's result could: settings, models, tokenizer, data, seed, ranks, versions."""

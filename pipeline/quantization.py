@@ -10,11 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from .heads import head_modules
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Format = Literal["nf4", "int8"]
-_KEPT = ("lm_head", "score", "classifier", "embed_out")  # heads stay in full precision, as in the paper
+_KEPT = ("lm_head", "embed_out")  # heads stay in full precision, as in the paper
+
+
+def layers_to_quantise(model: Any) -> list[tuple[str, Any]]:
+    """(name, layer) of every linear layer but heads, and what the architecture leaves out: T5's `wo`, to whose type
+    it casts what goes in."""
+    import torch
+
+    heads = head_modules(model) if hasattr(model, model.base_model_prefix) else ()
+    stays = (*_KEPT, *(getattr(model, "_keep_in_fp32_modules", None) or ()), *heads)
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if type(layer) is torch.nn.Linear and not any(f".{one}." in f".{name}." for one in stays)
+    ]
 
 
 def quantise(
@@ -26,7 +42,6 @@ def quantise(
     Raises ModelError when no layer was replaced: training would then be plain LoRA under another name, and when the
     model is quantised already.
     """
-    import torch
     from transformers.quantizers.auto import AutoHfQuantizer
 
     from posttrain.errors import ModelError
@@ -37,17 +52,14 @@ def quantise(
             f"The model is quantised already ({getattr(found, 'value', found)}), and QLoRA quantises one in 16 or 32 "
             "bits; take the unquantised model."
         )
-    replaced = 0
-    for name, layer in list(model.named_modules()):
-        if type(layer) is not torch.nn.Linear or name.rsplit(".", 1)[-1] in _KEPT:
-            continue
+    layers = layers_to_quantise(model)
+    for name, layer in layers:
         parent, _, leaf = name.rpartition(".")
         made = (_nf4 if format == "nf4" else _int8)(layer, compute_dtype).to(layer.weight.device)
         setattr(model.get_submodule(parent), leaf, made)
         if seen is not None:
             seen(made, layer.weight.data)
-        replaced += 1
-    if not replaced:
+    if not layers:
         raise ModelError(f"{type(model).__name__} has no linear layer that could be quantised.")
     # What PEFT, TRL and the Trainer ask a model that transformers loaded quantised.
     model.is_quantized = True

@@ -121,6 +121,16 @@ class Run:
         """The newest reward model, or None."""
         return self._latest("reward")
 
+    @property
+    def classifier(self) -> ModelRef | None:
+        """The newest text classifier, or None."""
+        return self._latest("classifier")
+
+    @property
+    def token_classifier(self) -> ModelRef | None:
+        """The newest tagger of tokens, or None."""
+        return self._latest("token_classifier")
+
     def _latest(self, role: str) -> ModelRef | None:
         made = [record.models[role] for record in self.stages.values() if role in record.models]
         return made[-1] if made else None

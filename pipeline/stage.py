@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.errors import SettingError
 
+from .model_folder import Head
 from .ranks import Ranks
 from .settings import CheckedSettings, Setting, as_plain
 
@@ -74,6 +75,7 @@ class Stage(CheckedSettings):
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[str | None] = None
+    heads: ClassVar[tuple[Head, ...]] = ()  # the kinds of model that it can start from; () takes any
     name: str | None = field(default=None, kw_only=True)  # None: the class name in snake case
 
     @property

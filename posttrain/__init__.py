@@ -23,6 +23,7 @@ from posttrain.stages import (
     SFT,
     AdaLoRA,
     Adapter,
+    Classifier,
     Freeze,
     Full,
     GradualUnfreeze,
@@ -37,7 +38,9 @@ from posttrain.stages import (
     QLoRA,
     RewardModel,
     RewardModelRef,
+    Seq2Seq,
     Strategy,
+    TokenClassifier,
     VeRA,
 )
 
@@ -56,6 +59,7 @@ __all__ = [
     "SFT",
     "AdaLoRA",
     "Adapter",
+    "Classifier",
     "Data",
     "Freeze",
     "Full",
@@ -76,9 +80,11 @@ __all__ = [
     "RewardModelRef",
     "Run",
     "RunInterrupted",
+    "Seq2Seq",
     "Stage",
     "StageContext",
     "StageResult",
     "Strategy",
+    "TokenClassifier",
     "VeRA",
 ]

@@ -63,7 +63,7 @@ def strategies(
 def inspect(
     file: Annotated[str, typer.Argument(help="A data file, a folder of them, or a data set of the Hub.")],
     model: Annotated[str | None, typer.Option(help="Shows the tokens of this model, and which are trained: a folder, a Hub id, or 'embedded'.")] = None,
-    kind: Annotated[str | None, typer.Option(help="What it is read as: text, conversation, preference, unpaired, prompt. Found out if not given.")] = None,
+    kind: Annotated[str | None, typer.Option(help="What it is read as: text, conversation, preference, unpaired, prompt, labelled, tagged. Found out if not given.")] = None,
     format: Annotated[str | None, typer.Option(help="A data format by its name. Found out if not given.")] = None,
     max_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row, with --model; 1024 if not given.")] = None,
     rows: Annotated[int | None, typer.Option(min=0, help="How many rows are shown, with --model; 3 if not given.")] = None,

@@ -1,5 +1,6 @@
 """The stages of a pipeline and the strategies that they train with."""
 
+from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
 from .groups import GRPO, RLOO
@@ -8,6 +9,7 @@ from .online import RewardModelRef
 from .orpo import ORPO
 from .ppo import PPO
 from .reward_model import RewardModel
+from .seq2seq import Seq2Seq
 from .sft import SFT
 from .strategies import (
     BOFT,
@@ -30,6 +32,7 @@ from .strategies import (
     Strategy,
     VeRA,
 )
+from .token_classifier import TokenClassifier
 from .training_stage import TrainingStage
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "SFT",
     "AdaLoRA",
     "Adapter",
+    "Classifier",
     "Freeze",
     "Full",
     "GradualUnfreeze",
@@ -60,7 +64,9 @@ __all__ = [
     "QLoRA",
     "RewardModel",
     "RewardModelRef",
+    "Seq2Seq",
     "Strategy",
+    "TokenClassifier",
     "TrainingStage",
     "VeRA",
 ]

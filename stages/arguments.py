@@ -24,6 +24,9 @@ _OF_TABLES: Mapping[TrainerKind, Mapping[str, Any]] = {
     "orpo": {"max_length": 2**31, "remove_unused_columns": False},
     "grpo": {},
     "rloo": {},
+    "classifier": {"remove_unused_columns": False},
+    "token_classifier": {"remove_unused_columns": False},
+    "seq2seq": {"remove_unused_columns": False},
 }
 
 

@@ -42,10 +42,10 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
     sums, counts = [0.0] * len(rows), [0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
-            ids_BT, mask_BT = padded([rows[i][0] for i in chosen], pad_id, model.device)
-            labels_BT, _ = padded([rows[i][1] for i in chosen], -100, model.device)
+            ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
-            logits_BTV = _logits_of(model, ids_BT, mask_BT)
+            logits_BTV = _forward(model, ids_BT, mask_BT)
             for place, i in enumerate(
                 chosen
             ):  # row by row: float32 log-softmax of the trained positions only
@@ -70,25 +70,62 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
     out = [0.0] * len(rows)
     with evaluating(model):
         for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
-            ids_BT, mask_BT = padded([rows[i] for i in chosen], pad_id, model.device)
-            logits_B1 = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+            ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
+            logits_B1 = _forward(model, ids_BT, mask_BT)
             for i, score in zip(chosen, logits_B1[:, 0].float().tolist(), strict=True):
                 out[i] = score
     return out
 
 
-def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
-    """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary), or (B, 1) of a reward model."""
+def head_logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[Any]:
+    """What a classification head gives to each row of token ids, float32 on the CPU: (classes,), or (T, tags)."""
+    out: list[Any] = [None] * len(rows)
     with evaluating(model):
-        ids_BT, mask_BT = padded(rows, pad_id, model.device)
-        values = _logits_of(model, ids_BT, mask_BT).float().cpu()
-        return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
+        for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
+            ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
+            for i, values in zip(chosen, _forward(model, ids_BT, mask_BT).float().cpu(), strict=True):
+                out[i] = values[: len(rows[i])] if values.dim() == 2 else values
+    return out
 
 
-def _logits_of(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
-    """(B, T, vocabulary) of a causal model, without the places that trained prompts take in front; (B, 1) of another."""
-    values = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+def answer_loss(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> float:
+    """Nats per token that a sequence-to-sequence model gives to the answers of (prompt ids, answer ids)."""
+    import torch
+
+    total, count = 0.0, 0
+    room = _LOGIT_BYTES / 4 / model.config.vocab_size
+    with evaluating(model):
+        for chosen in _batches([max(map(len, row)) for row in rows], room):
+            ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
+            labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
+            read_BT = model.prepare_decoder_input_ids_from_labels(labels_BT)
+            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, decoder_input_ids=read_BT).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="sum"
+            )
+            total += float(loss)
+            count += int((labels_BT != -100).sum())
+    return total / count
+
+
+def _forward(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
+    """Logits, without the places that trained prompts take in front: (B, T, vocabulary or tags), or (B, classes).
+
+    A decoder beside an encoder is given the same ids, which is as good as others for a comparison.
+    """
+    more = {"decoder_input_ids": ids_BT} if model.config.is_encoder_decoder else {}
+    if getattr(model.config, "use_cache", False):
+        more["use_cache"] = False
+    values = model(input_ids=ids_BT, attention_mask=mask_BT, **more).logits
     return values[:, -ids_BT.shape[1] :] if values.dim() == 3 else values
+
+
+def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Logits of a few rows, float32 on the CPU, padding set to zero: (B, T, vocabulary or tags), or (B, classes)."""
+    with evaluating(model):
+        ids_BT, mask_BT = pad(rows, pad_id, model.device)
+        values = _forward(model, ids_BT, mask_BT).float().cpu()
+        return values * mask_BT.cpu()[..., None] if values.dim() == 3 else values
 
 
 def mean_kl(p_logits: Any, q_logits: Any) -> float:
@@ -125,7 +162,8 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[
         for row in made:
             ends = [i for i, token in enumerate(row) if token in stops]
             said = row[: ends[0]] if ends else row
-            found.append(Answer(tokenizer.decode(said, skip_special_tokens=False).strip(), bool(ends)))
+            shown = tokenizer.decode(said, skip_special_tokens=model.config.is_encoder_decoder)
+            found.append(Answer(shown.strip(), bool(ends)))
     return asked, found
 
 
@@ -143,7 +181,10 @@ def _continue(
             input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
             eos_token_id=list(stops),
         )  # fmt: skip
-    rows: list[list[int]] = out[:, width:].tolist()
+    begin = (
+        1 if model.config.is_encoder_decoder else width
+    )  # a decoder of its own begins with one start token
+    rows: list[list[int]] = out[:, begin:].tolist()
     return rows
 
 
@@ -180,7 +221,7 @@ def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
         yield batch
 
 
-def padded(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
+def pad(rows: Sequence[Sequence[int]], value: int, device: Any) -> tuple[Any, Any]:
     """(B, T) rows padded on the right, and the mask of the real tokens."""
     import torch
 

@@ -12,7 +12,8 @@ from ..pipeline import AdapterRef, ModelRef
 from ..pipeline.adapters import merge, read_adapter
 from ..pipeline.base_models import Base, Head
 from ..pipeline.durable import commit_folder, write_json
-from ..pipeline.model_ref import adapter_digest, with_reward_head
+from ..pipeline.heads import TRAINED_HEADS, Labels, with_head
+from ..pipeline.model_ref import adapter_digest
 from .evaluation import logits, mean_kl
 from .machine import this_machine
 from .proofs import prove_equal
@@ -34,7 +35,7 @@ class Probe:
 
     rows: list[list[int]]
     pad_id: int
-    live: Any  # (B, T, vocabulary) logits, or (B, 1) scores
+    live: Any  # (B, T, vocabulary or tags) logits, or (B, classes) scores
 
     @classmethod
     def of(cls, model: Any, table: TokenTable, pad_id: int) -> Probe:
@@ -62,12 +63,22 @@ def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> A
     return stage.strategy.read_back(model, source.adapters[-1].folder)
 
 
-def load_fresh(stage: TrainingStage, source: ModelRef, dtype: Any, seed: int, rows: StartRows | None) -> Any:
-    """The model as it comes in, made trainable by the stage's strategy, and where training starts."""
+def load_fresh(
+    stage: TrainingStage,
+    source: ModelRef,
+    dtype: Any,
+    seed: int,
+    rows: StartRows | None,
+    labels: Labels | None = None,
+) -> Any:
+    """The model as it comes in, made trainable by the stage's strategy, and where training starts.
+
+    labels: of a fresh classification head.
+    """
     strategy = stage.strategy
     model = source.load_model(dtype=dtype)
-    if stage.task == "reward":
-        model = with_reward_head(model, seed)
+    if stage.head in TRAINED_HEADS:
+        model = with_head(model, stage.head, labels, seed)
     model = strategy.wrap(strategy.prepare_base(model), stage.task, seed)
     strategy.start(model, rows)
     return model
@@ -96,6 +107,8 @@ def save_artifact(
             merged = f"posttrain:{stand.fingerprint[:16]}"
             config["base_model_name_or_path"] = merged if stand.adapters else stand.base
             write_json(aside / "adapter_config.json", config)
+            if stage.head in ("classifier", "token_classifier"):
+                Labels.of(model.config).write(aside)
 
         target = folder / "adapter"
     commit_folder(target, fill, {"stands_on": stand.fingerprint})
@@ -111,7 +124,7 @@ def hand_over(
     """
     import torch
 
-    head: Head = "reward" if stage.task == "reward" else "causal_lm"
+    head = stage.head
     dtype = stage.strategy.weights_dtype(this_machine().on_gpu)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     if stage.strategy.capabilities.makes_base:
@@ -126,7 +139,9 @@ def hand_over(
     adapter = AdapterRef(artifact, adapter_digest(artifact), stand.fingerprint)
     if (quantised := stage.strategy.base_format) is not None:
         model = stand.load_model(dtype=dtype)
-        model = stage.strategy.prepare_base(with_reward_head(model) if head == "reward" else model)
+        if head in TRAINED_HEADS:
+            model = with_head(model, head, None if head == "reward" else Labels.read(artifact))
+        model = stage.strategy.prepare_base(model)
         values = probe.ask(read_adapter(model, artifact))
         prove("read_back_difference", prove_equal("The adapter read back", probe.live, values, tolerance))
         del model
@@ -162,7 +177,9 @@ def _nearer_merge(
         model = merge(made.load_unmerged(dtype=dtype)).eval()
         values = probe.ask(model)
         drift = (
-            mean_kl(probe.live, values) if head == "causal_lm" else float((probe.live - values).abs().mean())
+            mean_kl(probe.live, values)
+            if head in ("causal_lm", "seq2seq_lm")
+            else float((probe.live - values).abs().mean())
         )
         prove(f"merge_drift_{onto}", drift)
         if nearest is None or drift < nearest[0]:

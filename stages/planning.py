@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from posttrain.errors import SettingError
 
 from ..pipeline import ModelRef, StagePlan
+from ..pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
+from ..pipeline.model_folder import read_config
+from ..pipeline.quantization import layers_to_quantise
 from .machine import this_machine
 from .token_tables import Request, Tables, load_tables
 
@@ -23,6 +26,7 @@ _NF4_BYTES = 0.56  # per parameter: 4 bits and the doubly quantised scales
 _CHECKPOINTS = 3  # two kept and one being written
 _TOKENIZER_BYTES = 5_000_000
 _MEMORY_SHARE = 0.9
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer")  # the first ones belong to padding
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,12 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     """Counts of the real token tables, exact parameter counts, estimated memory and disk."""
     base, tables = start.find(), tables_of(stage.request, start)
     report, held = tables.report, tables.held_out_report
-    sizes = _sizes_of(stage, base.folder)
+    sizes = _sizes_of(stage, base.folder, tables.labels)
     stage.strategy.check_schedule(stage.schedule(len(tables.train)), sizes.layers)
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
     notes = tables.lines()
-    if not stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest):
+    if not stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest, tables.labels):
         notes.append(
             f"a batch of the longest rows may not fit into memory, and {type(stage.strategy).__name__} cannot compute "
             "activations again to save some; lower batch_size or max_length"
@@ -64,7 +68,9 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         steps=stage.steps(len(tables.train)),
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.total,
-        memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
+        memory_bytes=memory_bytes(
+            stage, sizes, longest, wants_checkpointing(stage, start, longest, tables.labels)
+        ),
         disk_bytes=_disk_bytes(stage, sizes),
         notes=tuple(notes),
     )
@@ -82,6 +88,10 @@ def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, An
     """Raises SettingError when rows are longer than what the model was made for: it would train on noise, or fail."""
     text = config.get("text_config") or config
     positions = text.get("max_position_embeddings") or text.get("n_positions")
+    if "relative_attention_num_buckets" in text:
+        return  # T5's n_positions is what it was trained on, and no limit
+    if text.get("model_type") in _PADDED_POSITIONS and positions:
+        positions -= text.get("pad_token_id", 1) + 1
     if positions and longest > positions:
         if virtual := stage.strategy.virtual_tokens:
             raise SettingError(
@@ -95,20 +105,22 @@ def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, An
         )
 
 
-def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> bool:
+def wants_checkpointing(
+    stage: TrainingStage, start: ModelRef, longest: int, labels: Labels | None = None
+) -> bool:
     """Recompute activations (slower by a third and more) only where a batch of the longest rows would not fit.
 
-    longest: tokens of the longest sequence.
+    longest: tokens of the longest sequence. labels: of a classification head.
     """
     given = stage.trainer_args.get("gradient_checkpointing")
     if given is not None:
         return bool(given)
-    return stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest)
+    return stage.strategy.capabilities.checkpointable and _is_tight(stage, start, longest, labels)
 
 
-def _is_tight(stage: TrainingStage, start: ModelRef, longest: int) -> bool:
+def _is_tight(stage: TrainingStage, start: ModelRef, longest: int, labels: Labels | None) -> bool:
     """Whether a batch of the longest rows would leave less than a tenth of the memory free."""
-    sizes = _sizes_of(stage, start.find().folder)
+    sizes = _sizes_of(stage, start.find().folder, labels)
     return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
 
 
@@ -126,7 +138,7 @@ def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing:
     per_token = (21 * sizes.hidden + 9 * sizes.intermediate) * (2 if this_machine().bf16 else 4)
     kept_layers = 1 if checkpointing else sizes.layers
     activations = tokens * (per_token * kept_layers + sizes.hidden * 4 * sizes.layers)
-    head = min(tokens, 1024) * sizes.vocabulary * 4 * 2 if stage.task == "policy" else 0
+    head = min(tokens, 1024) * sizes.vocabulary * 4 * 2 if stage.task in ("policy", "seq2seq") else 0
     return int((weights + sizes.trainable * _OPTIMIZER_BYTES + activations + head) * _FRAGMENTATION)
 
 
@@ -136,34 +148,28 @@ def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
     return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
 
 
-def _sizes_of(stage: TrainingStage, folder: Path) -> Sizes:
-    sizes = _sizes(stage.strategy, stage.task, folder)
+def _sizes_of(stage: TrainingStage, folder: Path, labels: Labels | None) -> Sizes:
+    sizes = _sizes(stage.strategy, stage.task, folder, labels)
     if (critic := stage.trained_beside) is None:
         return sizes
-    beside = _sizes(critic, "reward", folder).trainable
+    beside = _sizes(critic, "reward", folder, None).trainable
     return replace(sizes, total=sizes.total + beside, trainable=sizes.trainable + beside, beside=beside)
 
 
 @lru_cache(maxsize=16)
-def _sizes(strategy: Any, task: Any, folder: Path) -> Sizes:
+def _sizes(strategy: Any, task: Any, folder: Path, labels: Labels | None) -> Sizes:
     """Exact counts from a model without storage."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from ..pipeline.model_ref import with_reward_head
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        linear = sum(
-            layer.weight.numel()
-            for name, layer in model.named_modules()
-            if type(layer) is torch.nn.Linear and not name.endswith("lm_head")
-        )
+            model = auto_class(read_config(folder)).from_config(config)
         model.requires_grad_(False)
-        if task == "reward":
-            model = with_reward_head(model)
+        if task in TRAINED_HEADS:
+            model = with_head(model, task, labels)
+        linear = sum(layer.weight.numel() for _, layer in layers_to_quantise(model))
         with torch.device("meta"):
             model = strategy.wrap(model, task, 0)
     text = config.get_text_config()
@@ -175,6 +181,7 @@ def _sizes(strategy: Any, task: Any, folder: Path) -> Sizes:
         linear=linear,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        layers=text.num_hidden_layers,
+        layers=text.num_hidden_layers
+        + (getattr(text, "decoder_layers", None) or getattr(text, "num_decoder_layers", 0)),
         vocabulary=text.vocab_size,
     )

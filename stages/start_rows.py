@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .evaluation import Row, answer_rows, padded
+from .evaluation import Row, answer_rows, pad
 from .strategies import Task
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class RowsOfTable:
             yield self._batch([row for side in rows for row in side[at : at + self.batch_size]])
 
     def _batch(self, rows: list[Row]) -> Mapping[str, Tensor]:
-        ids_BT, mask_BT = padded([ids for ids, _ in rows], self.pad_id, "cpu")
+        ids_BT, mask_BT = pad([ids for ids, _ in rows], self.pad_id, "cpu")
         batch = {"input_ids": ids_BT, "attention_mask": mask_BT}
         if self.task == "reward":
             return batch
-        return {**batch, "labels": padded([labels for _, labels in rows], -100, "cpu")[0]}
+        return {**batch, "labels": pad([labels for _, labels in rows], -100, "cpu")[0]}
 
     def loss(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean over the batch's trained tokens, or over its pairs, in nats."""

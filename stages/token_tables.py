@@ -13,6 +13,7 @@ from ..data_formats import Data, DataFormat, Kind, Overlong, Source, sample
 from ..pipeline.cache import cache_folder, keep_folder, remembered_sha256
 from ..pipeline.digests import digest_of
 from ..pipeline.durable import read_json, write_json
+from ..pipeline.heads import LABELS, Labels
 
 if TYPE_CHECKING:
     from ..data_formats import DataReport, Question, TokenTable
@@ -29,6 +30,7 @@ class Tables:
     split_off: bool  # the held-out rows come from the same file
     key: str
     questions: tuple[Question, ...] = ()  # what the model is asked before and after training
+    labels: Labels | None = None  # the names of the classes, of rows for a head
     bad_rows: tuple[Path, ...] = ()  # the files of the rows that were put into quarantine
     from_cache: bool = False
 
@@ -140,6 +142,7 @@ def _read(folder: Path, key: str, *, split_off: bool, from_cache: bool) -> Table
         split_off=split_off,
         key=key,
         questions=tuple(Question(**question) for question in read_json(folder / "questions.json")),
+        labels=Labels.read(folder) if (folder / LABELS).is_file() else None,
         bad_rows=tuple(sorted(folder.glob("*bad_rows.jsonl"))),  # of eval_data: eval_bad_rows.jsonl
         from_cache=from_cache,
     )

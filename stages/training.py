@@ -90,7 +90,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     gc.collect()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
-    samples = sample_answers(model, tokenizer, shown) if stage.task == "policy" else []
+    samples = sample_answers(model, tokenizer, shown) if stage.task in ("policy", "seq2seq") else []
     for sample, text in zip(samples, answers_before, strict=False):
         sample["before"] = text
     return StageResult(

@@ -6,13 +6,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from posttrain.errors import SettingError, StrategyError
 
 from ..data_formats import WAYS, DataSource, Kind, Overlong, detect
 from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
+from ..pipeline.model_folder import Head
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from .training import Session
 
 Handover = Literal["merge", "continue"]
-Metrics = dict[str, float]
+Metrics = dict[
+    str, Any
+]  # numbers by name; what is no number, such as a table of confusions, goes into a file
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class TrainingStage(Stage):
 
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     makes: ClassVar[str] = "policy"
+    heads: ClassVar[tuple[Head, ...]] = ("causal_lm",)
     kind: ClassVar[Kind]
     trainer: ClassVar[TrainerKind]
     task: ClassVar[Task] = "policy"
@@ -194,6 +198,12 @@ class TrainingStage(Stage):
     def checkpoint_border(self) -> int:
         """Optimizer steps from one state that can be gone on from without a difference to the next."""
         return 1
+
+    @property
+    def head(self) -> Head:
+        """Of the model that it makes."""
+        heads: Mapping[Task, Head] = {"policy": "causal_lm", "seq2seq": "seq2seq_lm"}
+        return heads.get(self.task) or cast(Head, self.task)
 
     @property
     def bases(self) -> int:

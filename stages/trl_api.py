@@ -50,6 +50,8 @@ _FIXED = (
     "save_only_model", "load_best_model_at_end", "eval_strategy", "disable_tqdm", "push_to_hub", "use_cpu",
     "logging_nan_inf_filter", "model_init_kwargs", "trust_remote_code", "chat_template_path", "precompute_ref_log_probs",
     "train_sampling_strategy", "sync_ref_model", "is_encoder_decoder", "generate_during_eval",
+    "predict_with_generate", "generation_max_length", "generation_num_beams", "generation_config", "sortish_sampler",
+    "label_names",
 )  # fmt: skip
 # Of GRPO and RLOO: how TRL would sample and show answers, which are sampled and shown by us.
 _SAMPLING = (
@@ -93,16 +95,16 @@ def check_values(
         except Exception as error:
             values = ", ".join(f"{name!r}: {given[name]!r}" for name in names)
             raise SettingError(
-                f"Stage {owner}: trainer_args={{{values}}} is refused by TRL: {error}"
+                f"Stage {owner}: trainer_args={{{values}}} is refused by {'TRL' if CONFIGS[kind][0] == 'trl' else 'transformers'}: {error}"
             ) from error
 
 
 @lru_cache(maxsize=8)
 def config_fields(kind: TrainerKind) -> tuple[str, ...]:
-    """The field names of TRL's config dataclass, read from its source: importing it would take ten seconds."""
+    """The field names of the trainer's config dataclass, read from its source: importing it would take ten seconds."""
     places = [
-        ("trl", *CONFIGS[kind]),
-        ("trl", "trainer/base_config.py", "_BaseConfig"),
+        CONFIGS[kind],
+        *([("trl", "trainer/base_config.py", "_BaseConfig")] if CONFIGS[kind][0] == "trl" else []),
         ("transformers", "training_args.py", "TrainingArguments"),
     ]
     names: list[str] = []

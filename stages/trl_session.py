@@ -1,4 +1,4 @@
-"""A stage that trains with one of TRL's trainers."""
+"""A stage that trains with one of TRL's trainers, or of transformers'."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from .trl_api import make_trainer
 from .trl_trainers import RowRollouts
 
 if TYPE_CHECKING:
-    from ..data_formats import TokenTable
     from .training_stage import Metrics as Numbers
     from .training_stage import TrainingStage
 
 
-ANSWERS = "answers.json"
+ANSWERS, BY_LABEL = "answers.json", "by_label.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class TrlSession:
         self._stage, self._context, self._tables = stage, context, tables
         self._tokenizer, self._pad_id = tokenizer, int(tokenizer.pad_token_id)
         self._measure: Callable[[Any], Numbers] | None = None
-        self._answers: list[dict[str, Any]] = []  # to the held-out questions, before and after
+        self._kept: dict[str, list[Mapping[str, Any]]] = {}  # by file: what was found before and after
         self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
         if context.ranks.main:
@@ -85,7 +84,10 @@ class TrlSession:
                 seed=context.seed,
                 rows=len(tables.train),
                 checkpointing=wants_checkpointing(
-                    stage, context.inputs["policy"], stage.longest_sequence(tables.report.length_max)
+                    stage,
+                    context.inputs["policy"],
+                    stage.longest_sequence(tables.report.length_max),
+                    tables.labels,
                 ),
             ),
             rate_factors=stage.strategy.rate_factors(self.model),
@@ -96,7 +98,7 @@ class TrlSession:
     @classmethod
     def load(cls, stage: TrainingStage, context: StageContext, tables: Tables, tokenizer: Any) -> TrlSession:
         """With the model that the stage is given, made trainable."""
-        model, reference = _load(stage, context, tables.train, int(tokenizer.pad_token_id))
+        model, reference = _load(stage, context, tables, int(tokenizer.pad_token_id))
         dataset = stage.trainer_table(tables.train).to_dataset(tables.key)
         metrics = Metrics(context.events, stage.first_loss)
         return cls(stage, context, tables, tokenizer, Trained(model, reference, dataset), metrics)
@@ -110,9 +112,12 @@ class TrlSession:
         if self._tables.held_out is None:
             return {}
         if self._measure is None:
-            numbers, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
+            found, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
         else:
-            numbers = self._measure(self.model)
+            found = self._measure(self.model)
+        numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        if len(numbers) < len(found):
+            self._keep(BY_LABEL, found)
         return numbers if not self._stage.answers_questions else {**numbers, **self._judged_answers()}
 
     def _judged_answers(self) -> Numbers:
@@ -132,11 +137,15 @@ class TrlSession:
             }
             for question, answer in zip(asked, said, strict=True)
         ]
-        self._answers.append({**numbers, **details, "answers": kept})
-        if self._context.ranks.main:
-            both = dict(zip(("before", "after"), self._answers, strict=False))
-            write_json(self._context.folder / ANSWERS, both)
+        self._keep(ANSWERS, {**numbers, **details, "answers": kept})
         return numbers
+
+    def _keep(self, name: str, found: Mapping[str, Any]) -> None:
+        """Write into the stage's folder what people may want to read beside the numbers."""
+        self._kept.setdefault(name, []).append(found)
+        if self._context.ranks.main:
+            both = dict(zip(("before", "after"), self._kept[name], strict=False))
+            write_json(self._context.folder / name, both)
 
     def fit(self, checkpoint: Path | None) -> None:
         from safetensors.torch import load_file
@@ -166,14 +175,14 @@ class TrlSession:
         return {"steps": float(state.global_step), **mean, **self.hooks.numbers()}
 
 
-def _load(stage: TrainingStage, context: StageContext, table: TokenTable, pad_id: int) -> tuple[Any, Any]:
+def _load(stage: TrainingStage, context: StageContext, tables: Tables, pad_id: int) -> tuple[Any, Any]:
     """(the model to train, its reference where that is a model of its own)."""
     source, strategy = context.inputs["policy"], stage.strategy
     dtype = strategy.weights_dtype(this_machine().on_gpu)
     if stage.handover == "continue":
         return load_for_continuing(stage, source, dtype), None
-    rows = RowsOfTable(table, stage.task, stage.batch_size, pad_id, context.seed)
-    model = load_fresh(stage, source, dtype, context.seed, rows)
+    rows = RowsOfTable(tables.train, stage.task, stage.batch_size, pad_id, context.seed)
+    model = load_fresh(stage, source, dtype, context.seed, rows, tables.labels)
     copied = stage.has_reference and strategy.capabilities.makes_base
     return model, source.load_model(dtype=dtype).requires_grad_(False) if copied else None
 

@@ -1,4 +1,4 @@
-"""TRL's trainers, taught to take token tables as they are."""
+"""TRL's trainers, taught to take token tables as they are, and which trainer is whose."""
 
 from __future__ import annotations
 
@@ -7,36 +7,45 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from .rates import split_by_rate
+from .table_trainers import table_trainer
 
-TrainerKind = Literal["sft", "reward", "dpo", "kto", "orpo", "grpo", "rloo"]
+TrainerKind = Literal[
+    "sft", "reward", "dpo", "kto", "orpo", "grpo", "rloo", "classifier", "token_classifier", "seq2seq"
+]
 
-# Where each trainer's config stands: (file below trl/, class).
-CONFIGS: Mapping[TrainerKind, tuple[str, str]] = {
-    "sft": ("trainer/sft_config.py", "SFTConfig"),
-    "reward": ("trainer/reward_config.py", "RewardConfig"),
-    "dpo": ("trainer/dpo_config.py", "DPOConfig"),
-    "kto": ("trainer/kto_config.py", "KTOConfig"),
-    "orpo": ("experimental/orpo/orpo_config.py", "ORPOConfig"),
-    "grpo": ("trainer/grpo_config.py", "GRPOConfig"),
-    "rloo": ("trainer/rloo_config.py", "RLOOConfig"),
+# Where each trainer's config stands: (package, file in it, class).
+CONFIGS: Mapping[TrainerKind, tuple[str, str, str]] = {
+    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "reward": ("trl", "trainer/reward_config.py", "RewardConfig"),
+    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
+    "kto": ("trl", "trainer/kto_config.py", "KTOConfig"),
+    "orpo": ("trl", "experimental/orpo/orpo_config.py", "ORPOConfig"),
+    "grpo": ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+    "rloo": ("trl", "trainer/rloo_config.py", "RLOOConfig"),
+    "classifier": ("transformers", "training_args.py", "TrainingArguments"),
+    "token_classifier": ("transformers", "training_args.py", "TrainingArguments"),
+    "seq2seq": ("transformers", "training_args_seq2seq.py", "Seq2SeqTrainingArguments"),
 }
 
 
 def config_class(kind: TrainerKind) -> type:
-    """TRL's config of a kind of trainer."""
+    """The config of a kind of trainer."""
     from importlib import import_module
 
-    file, name = CONFIGS[kind]
-    found: type = getattr(import_module("trl." + file.removesuffix(".py").replace("/", ".")), name)
+    package, file, name = CONFIGS[kind]
+    module = f"{package}.{file.removesuffix('.py').replace('/', '.')}"
+    found: type = getattr(import_module(module), name)
     return found
 
 
 def trainer_class(kind: TrainerKind) -> type:
-    """TRL's trainer of a kind, with what it would tokenise again taken out."""
+    """The trainer of a kind, with what it would tokenise again taken out."""
     import trl
 
     made = {"orpo": _orpo, "grpo": _grpo, "rloo": _rloo}
-    if kind in made:
+    if CONFIGS[kind][0] == "transformers":
+        found = table_trainer(kind)
+    elif kind in made:
         found = made[kind]()
     else:
         names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}

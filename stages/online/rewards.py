@@ -133,7 +133,7 @@ def reward_model_of(source: RewardModelRef) -> ModelRef:
                 f"RewardModelRef({str(source.path)!r}): there is no such folder; give a run folder or a "
                 "sequence-classification model."
             )
-        check_model_folder(folder, "reward")
+        check_model_folder(folder, reward=True)
         return ModelRef(str(folder.resolve()), Base(str(folder), folder.resolve()).fingerprint, head="reward")
     model = Run.load(folder).reward_model
     if model is None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from posttrain.errors import StrategyError
 
+from ...pipeline.heads import TRAINED_HEADS, head_modules
 from ...pipeline.settings import check_number, refuse
 from .depth import Depths
 from .full import MAKES_BASE, Full
 from .strategy import Capabilities, Task
-from .tuner import HEADS, read_names
+from .tuner import read_names
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Freeze(Full):
 
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
         trained = self._named(model) if self.modules is not None else self._top(model)
-        fresh = set(HEADS) if task != "policy" else set()  # a head that is noise until it is trained
+        fresh = head_modules(model) if task in TRAINED_HEADS else ()  # noise until they are trained
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained or not fresh.isdisjoint(name.split(".")))
+            in_head = any(name.startswith(f"{head}.") for head in fresh)
+            parameter.requires_grad_(name in trained or in_head)
         return model
 
     def _top(self, model: Any) -> set[str]:

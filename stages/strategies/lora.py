@@ -124,11 +124,16 @@ class LoRA(Tuner):
         )
 
     def common(self, model: Any, task: Task) -> dict[str, Any]:
+        if self.init in _READS_ROWS and task not in ("policy", "reward"):
+            raise StrategyError(
+                f"{type(self).__name__}(init={self.init!r}) starts from the rows of a language model or a reward model; "
+                "leave init out here, or take 'pissa' or 'olora'."
+            )
         found = super().common(model, task)
         if self.layers_to_transform is not None:
             found |= self._chosen_layers(model)
         if self.modules_to_save is not None:
-            found["modules_to_save"] = self._saved_whole(model)
+            found["modules_to_save"] = [*found.get("modules_to_save", ()), *self._saved_whole(model)]
         return found
 
     def _chosen_layers(self, model: Any) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class _Prompts(Strategy):
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
         from transformers import set_seed
 
+        if task not in ("policy", "reward"):
+            raise StrategyError(
+                f"{type(self).__name__} is for language models and reward models; take LoRA() or IA3() for classifiers, "
+                "taggers and sequence-to-sequence models."
+            )
         from ...pipeline.prompted import prompted
 
         set_seed(seed)

@@ -13,7 +13,7 @@ from ...pipeline.settings import CheckedSettings
 if TYPE_CHECKING:
     import torch
 
-Task = Literal["policy", "reward"]
+Task = Literal["policy", "reward", "classifier", "token_classifier", "seq2seq"]
 
 
 @dataclass(frozen=True)

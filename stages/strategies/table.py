@@ -74,7 +74,7 @@ def answers(can: Capabilities) -> list[str]:
 
 def _described(kind: type[Strategy]) -> str:
     """Signature and docstring; lines of it that begin with a setting's name become a list."""
-    settings = sorted(fields(kind), key=lambda field: field.kw_only)
+    settings = sorted(fields(kind), key=lambda field: field.kw_only is True)
     names = {field.name for field in settings}
     lines: list[str] = []
     for line in (inspect.getdoc(kind) or "").splitlines():

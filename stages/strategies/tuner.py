@@ -9,11 +9,18 @@ from typing import Any, Literal
 
 from posttrain.errors import SettingError, StrategyError
 
+from ...pipeline.heads import head_modules
 from ...pipeline.settings import refuse
 from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
-TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
+TASK_TYPES: Mapping[Task, str] = {
+    "policy": "CAUSAL_LM",
+    "reward": "SEQ_CLS",
+    "classifier": "SEQ_CLS",
+    "token_classifier": "TOKEN_CLS",
+    "seq2seq": "SEQ_2_SEQ_LM",
+}
 HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
@@ -33,7 +40,11 @@ class Tuner(Strategy):
 
     def common(self, model: Any, task: Task) -> dict[str, Any]:
         """What all configs have. Raises StrategyError for targets that the model has not, naming the real ones."""
-        names, common = self.find_targets(model), {"task_type": TASK_TYPES[task]}
+        common: dict[str, Any] = {"task_type": TASK_TYPES[task]}
+        if task in ("classifier", "token_classifier"):
+            # PEFT alone knows heads by two names, and would leave a fresh pooler or a second layer as it was drawn.
+            common["modules_to_save"] = list(head_modules(model))
+        names = self.find_targets(model)
         if names is None:
             return common
         return {**common, "target_modules": names if isinstance(names, str) else list(names)}
@@ -113,10 +124,16 @@ def read_layers(owner: str, numbers: int | Sequence[int] | None) -> tuple[int, .
 
 
 def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the linear layers, but the head."""
+    """(name, layer) of the linear layers, but those of heads."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
+    heads = head_modules(model) if hasattr(model, model.base_model_prefix) else ()
     for name, layer in model.named_modules():
-        if isinstance(layer, (torch.nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] not in HEADS:
+        inside = any(f"{name}.".startswith(f"{head}.") for head in heads)
+        if (
+            isinstance(layer, (torch.nn.Linear, Conv1D))
+            and not inside
+            and name.rsplit(".", 1)[-1] not in HEADS
+        ):
             yield name, layer

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.stages.small_models import bert, t5
 from tests.stages.words import SPECIAL, TEMPLATE, WORDS
 
 
@@ -51,5 +52,26 @@ def words(tmp_path: Path, words_model: Path) -> Callable[..., Any]:
 
     def build(stages: list[Any], name: str = "run", **settings: Any) -> Pipeline:
         return Pipeline(stages, model=words_model, run_dir=tmp_path / name, **settings)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def bert_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def t5_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return t5(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture
+def on(tmp_path: Path) -> Callable[..., Any]:
+    """A Pipeline on a model in a folder of the test's own."""
+    from posttrain import Pipeline
+
+    def build(model: Path | str, stages: list[Any], name: str = "run", **settings: Any) -> Pipeline:
+        return Pipeline(stages, model=model, run_dir=tmp_path / name, **settings)
 
     return build
