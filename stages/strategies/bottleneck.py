@@ -11,7 +11,7 @@ from posttrain.errors import StrategyError
 
 from ...pipeline.settings import check_choice, check_number, refuse
 from .strategy import Capabilities
-from .tuner import Tuner, read_targets
+from .tuner import HEADS, Tuner, read_targets
 
 Place = Literal["attention", "feedforward"]
 _PLACES = ("attention", "feedforward")
@@ -77,7 +77,11 @@ class Adapter(Tuner):
             object.__setattr__(self, "target_modules", read_targets("Adapter", self.target_modules))
 
     def find_targets(self, model: Any) -> Sequence[str]:
-        names = [name for name, layer in model.named_modules() if _is_linear(layer)]
+        names = [
+            name
+            for name, layer in model.named_modules()
+            if _is_linear(layer) and name.rsplit(".", 1)[-1] not in HEADS
+        ]
         if self.target_modules is not None:
             found = [name for name in names if name.rsplit(".", 1)[-1] in self.target_modules]
         else:
@@ -122,7 +126,7 @@ def _read_layers(layers: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(layers)))
 
 
-def _leads_out_of(place: Place, name: str) -> bool:
+def _leads_out_of(place: str, name: str) -> bool:
     if place == "feedforward" and name.endswith("attention.output.dense"):  # BERT has both
         return False
     endings = "|".join(re.escape(end).replace(r"\*", r"\d+") for end in _OUTPUTS[place])

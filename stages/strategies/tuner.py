@@ -14,7 +14,7 @@ from .strategy import Strategy, Task
 
 TargetModules = Literal["all-linear"] | Sequence[str]
 TASK_TYPES = {"policy": "CAUSAL_LM", "reward": "SEQ_CLS"}
-_HEADS = ("lm_head", "score", "classifier", "embed_out")
+HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_targets(owner: str, names: TargetModules) -> TargetModules:
         refuse(
             owner, "target_modules", names, "'all-linear' or a list of layer names, as ['q_proj', 'v_proj']"
         )
-    if heads := [name for name in names if name in _HEADS]:
+    if heads := [name for name in names if name in HEADS]:
         raise SettingError(
             f"{owner}(target_modules={list(names)!r}): {heads[0]} is the head, which the fused loss reads "
             "directly, so an adapter on it would never be trained; leave it out."
@@ -76,7 +76,7 @@ def check_targets(wanted: Iterable[str], layers: Iterable[str]) -> None:
         name for name in wanted if not any(layer == name or layer.endswith("." + name) for layer in found)
     ]
     if missing:
-        leaves = sorted({layer.rsplit(".", 1)[-1] for layer in found} - set(_HEADS))
+        leaves = sorted({layer.rsplit(".", 1)[-1] for layer in found} - set(HEADS))
         raise StrategyError(
             f"target_modules: the model has no linear layer called {', '.join(map(repr, missing))}; "
             f"it has {', '.join(leaves)}."
@@ -89,7 +89,7 @@ def targeted_layers(model: Any, names: TargetModules | None) -> Iterator[tuple[s
         leaf = name.rsplit(".", 1)[-1]
         if (
             _is_linear(layer)
-            and leaf not in _HEADS
+            and leaf not in HEADS
             and (names is None or isinstance(names, str) or leaf in names)
         ):
             yield name, layer
