@@ -31,6 +31,7 @@ from posttrain import (
     VeRA,
 )
 from posttrain.errors import SettingError, StrategyError
+from posttrain.pipeline import ModelRef
 from posttrain.stages.strategies import SHIPPED
 from tests.stages.words import WORDS
 
@@ -97,6 +98,52 @@ def test_a_chain_of_it(tiny: Callable[..., Pipeline], rows: dict[str, Rows], nam
     reward.load()
 
 
+@every
+def test_only_what_it_trains_moves_and_the_plan_counts_it(
+    tiny: Callable[..., Pipeline], rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from posttrain.stages import training
+
+    strategy, rate, _ = STRATEGIES[name]
+    steps = 10 if name == "adalora" else 2
+    stage = SFT(
+        strategy, data=rows["chat"], max_steps=steps, learning_rate=rate, batch_size=4, max_length=128
+    )
+    before = dict(ModelRef.of_base("tiny-random").load_model().named_parameters())
+    seen: dict[str, Any] = {}
+    real = training.save_artifact
+
+    def look(model: Any, *args: Any) -> Any:
+        inner = model if strategy.capabilities.makes_base else model.get_base_model()
+        seen["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        for path, parameter in inner.named_parameters():
+            path = path.replace(".base_layer", "")
+            if path in before and not parameter.requires_grad and not strategy.capabilities.four_bit_base:
+                assert bool((parameter == before[path]).all()), path
+                seen[path] = True
+        return real(model, *args)
+
+    monkeypatch.setattr(training, "save_artifact", look)
+    plan = tiny([stage]).plan()[0]
+    tiny([stage]).run()
+    assert plan is not None and seen.pop("trained") == plan.trainable_parameters > 0
+    if not strategy.capabilities.four_bit_base and not strategy.capabilities.makes_base:
+        assert len(seen) == len(before)  # every parameter of the base was there to be looked at
+
+
+@pytest.mark.parametrize("name", ["boft", "loha", "lokr", "lntuning", "adapter"])
+def test_computing_activations_again_changes_no_loss(
+    tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str
+) -> None:
+    strategy, rate, _ = STRATEGIES[name]
+    losses = []
+    for on in (False, True):
+        stage = SFT(strategy, data=rows["chat"], max_steps=3, learning_rate=rate, batch_size=4, max_length=128,
+                    trainer_args={"gradient_checkpointing": on})  # fmt: skip
+        losses.append([line["loss"] for line in tiny([stage], name=str(on)).run()["sft"].history])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 @online
 def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> None:
     """Its roles share as many bases as the table says, the policy starts as its reference, and the reward rises."""
@@ -116,7 +163,7 @@ def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> 
     assert record.metrics["reward_after"] > record.metrics["reward_before"]
 
 
-@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora"])
+@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora", "boft", "adapter", "lntuning"])
 def test_another_kind_of_reward_adapter_gets_a_base_of_its_own(
     words: Callable[..., Pipeline], prompts: Rows, name: str
 ) -> None:
@@ -146,7 +193,7 @@ def test_a_reward_adapter_of_another_kind_is_carried_too(
     assert record.proofs["reference_difference_nats"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora"])
+@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora", "boft", "loha", "lokr", "lntuning"])
 def test_it_is_trained_on_with_continue(
     tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str
 ) -> None:
@@ -177,6 +224,11 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("no rank", lambda: VeRA(r=0), SettingError, "r must be a whole number at least 1"),
     ("no block", lambda: OFT(block_size=1), SettingError, "block_size must be a whole number at least 2"),
     ("a head", lambda: OFT(target_modules=["lm_head"]), SettingError, "lm_head is the head"),
+    ("odd blocks", lambda: BOFT(block_size=3), SettingError, "block_size must be an even number"),
+    ("no factor", lambda: BOFT(factors=0), SettingError, "factors must be a whole number at least 1"),
+    ("no rank of LoHa", lambda: LoHa(r=0), SettingError, r"LoHa\(r=0\): r must be a whole number at least 1"),
+    ("no factor of LoKr", lambda: LoKr(factor=1), SettingError, "factor must be a whole number at least 2"),
+    ("a head of LoKr", lambda: LoKr(target_modules=["score"]), SettingError, "score is the head"),
     ("a variant", lambda: LoRA(variant="dorra"), SettingError, "variant must be one of 'rslora', 'dora'"),
 ]  # fmt: skip
 
