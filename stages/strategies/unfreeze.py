@@ -98,10 +98,19 @@ class _Thaw(StepHooks):
 
     def __init__(self, model: Any, depths: Mapping[str, int], begins: Mapping[int, int]) -> None:
         self._named = [(begins[depths[name]], p) for name, p in model.named_parameters() if p.requires_grad]
+        self._step = 0
 
     def begin(self, step: int) -> None:
+        self._step = step
         for begins, parameter in self._named:
             parameter.requires_grad_(begins <= step)
+
+    def before_step(self) -> None:
+        for begins, parameter in self._named:
+            if (
+                begins > self._step
+            ):  # PPO's switching of roles makes all that is ever trained ask for gradients
+                parameter.grad = None
 
     def after_step(self, step: int) -> None:
         self.begin(step)
