@@ -118,9 +118,9 @@ class LoRA(Tuner):
         return replace(
             own,
             continuable=own.continuable and not rewrites,  # it is saved with twice the rank
-            reference_copy=rewrites or self.init == "loftq",
-            has_reference=self.bias == "none",
-            online=self.init not in (*_READS_ROWS, "loftq"),
+            reference_copy=own.reference_copy or rewrites or self.init == "loftq",
+            has_reference=own.has_reference and self.bias == "none",
+            online=own.online and self.init not in (*_READS_ROWS, "loftq"),
         )
 
     def common(self, model: Any, task: Task) -> dict[str, Any]:
