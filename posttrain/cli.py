@@ -37,18 +37,26 @@ def strategies() -> None:
     """Print what each strategy can do."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from posttrain.stages.strategies import capability_table
 
     rows = capability_table()
     columns = list(rows[0][1].__dataclass_fields__)
-    table = Table("strategy", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
+    table = Table(
+        Column("strategy", width=max(len(name) for name, _ in rows)),
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
     for name in columns:
-        table.add_column(name.replace("_", " "), min_width=max(map(len, name.split("_"))))
+        table.add_column(name.replace("_", " "), width=max(map(len, name.split("_"))))
     for name, capabilities in rows:
         table.add_row(name, *["yes" if getattr(capabilities, column) else "no" for column in columns])
-    Console().print(table)
+    console = Console()
+    whole = sum(column.width or 0 for column in table.columns) + len(table.columns) + 1
+    console.width = max(console.width, whole)  # a narrow terminal wraps lines; nothing is left out
+    console.print(table)
 
 
 @app.command()
