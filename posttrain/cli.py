@@ -54,6 +54,7 @@ def strategies(
     for kind in SHIPPED:
         table.add_row(kind.__name__, *answers(kind.capabilities))
     console = Console()
+    console.width = max(console.width, 80)  # a narrower terminal wraps lines; nothing is left out
     console.print(table)
     for heading, _, meaning in COLUMNS:
         console.print(f"{heading}: {meaning}", highlight=False)

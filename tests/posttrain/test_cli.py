@@ -32,7 +32,20 @@ def test_show_prints_the_numbers_of_a_run(
 def test_strategies_are_listed_from_the_code() -> None:
     done = posttrain("strategies")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("Full", "LoRA", "QLoRA"))
+    assert all(name in done.stdout for name in ("Full", "LoRA", "QLoRA", "PromptTuning"))
+    head = done.stdout.splitlines()[2]
+    assert head.split() == [
+        "strategy",
+        "merge",
+        "continue",
+        "equal",
+        "base",
+        "base",
+        "KTO",
+        "GRPO",
+        "base",
+        "memory",
+    ]
 
 
 def test_a_recipe_has_its_parameters_as_flags() -> None:

@@ -1,5 +1,8 @@
 """The bottleneck adapter: its formula, its places, and that PEFT treats it as one of its own kinds."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from posttrain import DPO, GRPO, PPO, SFT, Adapter, LoRA, Pipeline
 from posttrain.errors import PipelineError, SettingError, StrategyError
 from posttrain.pipeline import ModelRef
 from posttrain.pipeline.adapters import BOTTLENECK, kind_of, read_adapter
+from posttrain.stages.evaluation import logits
 from tests.stages.words import lengths
 
 Rows = list[dict[str, Any]]
@@ -195,6 +199,22 @@ def test_nothing_else_can_follow_it(tiny: Callable[..., Pipeline], rows: dict[st
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(PipelineError, match="whose kind cannot be merged"):
         Pipeline([SFT(LoRA(r=2), data=rows["chat"])], model=run.model)
+
+
+def test_another_process_reads_the_same_model(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
+    """There nobody has made the kind known to PEFT yet."""
+    run = tiny([SFT(Adapter(bottleneck=4), data=rows["chat"], **QUICK)]).run()
+    code = (
+        "import json, sys; from posttrain import Pipeline\n"
+        "from posttrain.stages.evaluation import logits\n"
+        "model, _ = Pipeline.load(sys.argv[1]).model.load()\n"
+        "print(json.dumps(logits(model, [[5, 9, 300]], 0).tolist()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True,
+                          check=True, cwd=Path(__file__).resolve().parents[3])  # fmt: skip
+    model, _ = run.model.load()
+    read = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    assert torch.equal(read, logits(model, [[5, 9, 300]], 0))
 
 
 @pytest.mark.parametrize(

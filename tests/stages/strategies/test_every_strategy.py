@@ -42,7 +42,7 @@ from posttrain.errors import SettingError, StrategyError
 from posttrain.pipeline import ModelRef
 from posttrain.stages.evaluation import logits
 from posttrain.stages.strategies import SHIPPED
-from tests.stages.words import WORDS
+from tests.stages.words import WORDS, rivers
 
 Rows = list[dict[str, Any]]
 # name: (strategy, learning rate of tiny models, bases that PPO holds against a reward model of the same strategy,
@@ -292,6 +292,44 @@ def test_it_is_trained_on_with_continue(
     ]).run()  # fmt: skip
     assert len(run.model.adapters) == 1
     assert run["dpo"].proofs["first_loss"] == pytest.approx(0.693147, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adapter", "lntuning", "boft"])
+def test_ppo_goes_on_with_the_adapter_of_another_stage(
+    words: Callable[..., Pipeline], prompts: Rows, name: str
+) -> None:
+    """The reference is the policy as it came in: a frozen copy, or a base into which it is merged."""
+    strategy, rate, _ = STRATEGIES[name]
+    chats = [{"messages": [{"role": "user", "content": row["prompt"]},
+                           {"role": "assistant", "content": "river"}]} for row in prompts]  # fmt: skip
+    chain = [
+        SFT(strategy, data=chats, max_steps=3, batch_size=8, learning_rate=rate, max_length=32),
+        PPO(strategy, data=prompts, reward=rivers, handover="continue", max_length=32, max_new_tokens=4, batch_size=16,
+            max_steps=2, learning_rate=rate, gate=None),
+    ]  # fmt: skip
+    run = words(chain).run()
+    assert run["ppo"].proofs["reference_difference_nats"] < 1e-5
+    assert run["ppo"].history[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert run["ppo"].metrics["kl_after"] != 0.0
+    assert len(run.model.adapters) == 1
+
+
+def test_a_strategy_that_keeps_no_reference_is_refused_where_one_is_needed(
+    tiny: Callable[..., Pipeline], rows: dict[str, Rows]
+) -> None:
+    class Rewriting(LoRA):
+        capabilities = replace(LoRA.capabilities, has_reference=False)
+
+    tiny([SFT(Rewriting(), data=rows["chat"])])
+    for stage in (
+        DPO(Rewriting(), data=rows["pairs"]),
+        GRPO(Rewriting(), data=[{"prompt": "a"}] * 20, reward=rivers),
+    ):
+        with pytest.raises(
+            StrategyError, match="and Rewriting keeps nothing of that while it trains"
+        ) as caught:
+            tiny([stage])
+        assert "\n" not in str(caught.value)
 
 
 def test_only_the_top_layers_move(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
