@@ -107,6 +107,7 @@ def with_head(model: Any, head: Head, labels: Labels | None = None, seed: int = 
         if any(parameter.is_meta for parameter in module.parameters()):
             _start(module, std, generator)
             shell.set_submodule(name, module.to(model.device, model.dtype))
+        shell.get_submodule(name).register_forward_pre_hook(_in_own_type)
     return shell
 
 
@@ -118,6 +119,16 @@ def head_modules(model: Any) -> tuple[str, ...]:
     if getattr(getattr(model, prefix), "pooler", None) is not None:
         names.append(f"{prefix}.pooler")
     return tuple(name for name in names if any(True for _ in model.get_submodule(name).parameters()))
+
+
+def _in_own_type(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A head is trained in float32 on a backbone that may be in bfloat16."""
+    import torch
+
+    dtype = next(module.parameters()).dtype
+    return tuple(
+        one.to(dtype) if isinstance(one, torch.Tensor) and one.is_floating_point() else one for one in inputs
+    )
 
 
 def _start(module: Any, std: float, generator: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = """
 import json, os, sys
-from posttrain import DPO, GRPO, PPO, RLOO, SFT, LoRA, Pipeline, RewardModel
+from posttrain import DPO, GRPO, PPO, RLOO, SFT, Classifier, LoRA, Pipeline, RewardModel
 from posttrain.pipeline import Ranks
 from tests.stages.words import WORDS
 
@@ -40,6 +40,7 @@ stages = {
         GRPO(lora, reward=letters, num_generations=4, **online, **common),
         RLOO(lora, reward=letters, num_generations=2, **online, **common),
     ],
+    "labels": [Classifier(lora, data=[{"text": row["prompt"], "label": i % 3} for i, row in enumerate(pairs)], **common)],
 }[sys.argv[4]]
 run = Pipeline(stages, model=model, run_dir=run_dir, seed=3).run()
 if size > 1:
@@ -79,7 +80,7 @@ def adapters(folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("chain", ["ppo", "groups", "chain"])
+@pytest.mark.parametrize("chain", ["ppo", "groups", "chain", "labels"])
 def test_two_processes_give_the_result_of_one(tmp_path: Path, words_model: Path, chain: str) -> None:
     alone, losses = launch(tmp_path, words_model, 1, chain)
     together, same = launch(tmp_path, words_model, 2, chain)
