@@ -12,7 +12,7 @@ from ..data_formats import Kind
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import refuse
 from .evaluation import answer_loss
-from .strategies import Freeze, Task
+from .strategies import Task
 from .training_stage import Metrics, TrainingStage
 from .trl_trainers import TrainerKind
 
@@ -43,9 +43,10 @@ class Seq2Seq(TrainingStage):
         if self.data is None:
             refuse("Seq2Seq", "data", None, "a file; no rows for such models come with the package")
         super().__post_init__()
-        if isinstance(self.strategy, Freeze):
+        if self.strategy.by_depth:
             raise StrategyError(
-                "Seq2Seq: Freeze trains the last layers of one stack, and these models have two; take Full or LoRA."
+                f"Seq2Seq: {type(self.strategy).__name__} as it is set counts the layers of one stack, and these models have "
+                "two; take Full() or LoRA() without such a setting."
             )
 
     def measuring(

@@ -41,6 +41,10 @@ class Freeze(Full):
             refuse("Freeze", "layers", self.layers, "left out where modules are named")
         object.__setattr__(self, "modules", read_names("Freeze", "modules", self.modules))
 
+    @property
+    def by_depth(self) -> bool:
+        return self.layers is not None or super().by_depth
+
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
         trained = self._named(model) if self.modules is not None else self._top(model)
         fresh = head_modules(model) if task in TRAINED_HEADS else ()  # noise until they are trained

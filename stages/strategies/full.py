@@ -34,6 +34,10 @@ class Full(Strategy):
     def __post_init__(self) -> None:
         check_number(type(self).__name__, "llrd", self.llrd, above=0.0, most=1.0)
 
+    @property
+    def by_depth(self) -> bool:
+        return self.llrd is not None
+
     def weights_dtype(self, on_gpu: bool) -> Any:
         """float32 everywhere: bfloat16 weights are too coarse for steps of a learning rate of 1e-6."""
         import torch

@@ -123,6 +123,10 @@ class LoRA(Tuner):
             online=own.online and self.init not in (*_READS_ROWS, "loftq"),
         )
 
+    @property
+    def by_depth(self) -> bool:
+        return self.layers_to_transform is not None
+
     def common(self, model: Any, task: Task) -> dict[str, Any]:
         if self.init in _READS_ROWS and task not in ("policy", "reward"):
             raise StrategyError(

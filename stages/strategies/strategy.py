@@ -54,6 +54,11 @@ class Strategy(CheckedSettings):
         return torch.bfloat16 if on_gpu else torch.float32
 
     @property
+    def by_depth(self) -> bool:
+        """Whether it tells layers apart by their depth, which takes a model with one stack of them."""
+        return False
+
+    @property
     def virtual_tokens(self) -> int:
         """Positions that the adapter takes in front of every sequence."""
         return 0

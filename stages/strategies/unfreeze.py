@@ -49,6 +49,10 @@ class GradualUnfreeze(Full):
                 f"Freeze(layers={self.layers}) for layers that are trained from the start."
             )
 
+    @property
+    def by_depth(self) -> bool:
+        return True
+
     def wrap(self, model: Any, task: Task, seed: int) -> Any:
         """All that will be trained, since the optimizer is made of it; `hooks` freeze it again until its time."""
         depths = Depths.of(model, "GradualUnfreeze")

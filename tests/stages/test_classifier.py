@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 
 from posttrain import (
+    BOFT,
     IA3,
     OFT,
     SFT,
     AdaLoRA,
+    Adapter,
     Classifier,
     Data,
     Freeze,
     Full,
+    GradualUnfreeze,
+    LNTuning,
+    LoHa,
+    LoKr,
     LoRA,
     ModelRef,
     Pipeline,
@@ -143,8 +149,12 @@ def test_several_labels_for_each_text(on: Callable[..., Pipeline], words_model: 
 STRATEGIES: dict[str, Any] = {
     "full": Full(), "freeze": Freeze(layers=1), "lora": LoRA(r=4), "dora": LoRA(r=4, variant="dora"),
     "named": LoRA(r=4, target_modules=("query", "value")), "qlora": QLoRA(r=4), "adalora": AdaLoRA(r=4, target_r=2),
-    "ia3": IA3(), "vera": VeRA(r=16), "oft": OFT(block_size=8),
+    "ia3": IA3(), "vera": VeRA(r=16), "oft": OFT(block_size=8), "boft": BOFT(block_size=4), "loha": LoHa(r=2),
+    "lokr": LoKr(r=2), "lntuning": LNTuning(), "adapter": Adapter(bottleneck=4), "pissa": LoRA(r=4, init="pissa"),
+    "gradual": GradualUnfreeze(), "llrd": Full(llrd=0.8),
+    "preset": LoRA.preset("classification"),
 }  # fmt: skip
+BASES = ("full", "freeze", "gradual", "llrd")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -164,20 +174,26 @@ def test_every_strategy_trains_and_saves_the_whole_head(
     model, _ = run.classifier.load()
     from posttrain.pipeline.heads import Labels, head_modules, with_head
 
-    assert head_modules(model) == ("classifier", "bert.pooler")
     fresh = with_head(
         ModelRef.of_base(bert_model).load_model(), "classifier", Labels(("land", "sky", "water"))
     )
+    assert head_modules(fresh) == ("classifier", "bert.pooler")
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
-    changed = {key for key, value in model.state_dict().items() if not before[key].equal(value)}
+    after = {
+        key.removeprefix("base_model.model.").replace(".modules_to_save.default", ""): value
+        for key, value in model.state_dict().items()
+        if "original_module" not in key  # an adapter that stays one has its trained head beside the base's
+    }
+    changed = {key for key, value in after.items() if key in before and not before[key].equal(value)}
     assert {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight"} <= changed
-    assert not any(hasattr(module, "modules_to_save") for module in model.modules())
-    if name not in ("full", "freeze"):
-        assert not [key for key in changed if "embeddings" in key]
+    merged = not any(hasattr(module, "modules_to_save") for module in model.modules())
+    assert merged == strategy.capabilities.mergeable
+    if name not in BASES:
+        assert not [key for key in changed if "embeddings" in key and "LayerNorm" not in key]
         live = strategy.wrap(strategy.prepare_base(fresh.requires_grad_(False)), "classifier", 0)
     else:
         live = strategy.wrap(fresh, "classifier", 0)
-        assert (name == "full") == ("bert.embeddings.position_embeddings.weight" in changed)
+        assert (name != "freeze") == ("bert.embeddings.position_embeddings.weight" in changed)
     assert plan.trainable_parameters == sum(p.numel() for p in live.parameters() if p.requires_grad)
 
 

@@ -7,7 +7,22 @@ from typing import Any
 
 import pytest
 
-from posttrain import IA3, SFT, AdaLoRA, Freeze, Full, LoRA, ModelRef, Pipeline, QLoRA, Seq2Seq
+from posttrain import (
+    IA3,
+    SFT,
+    AdaLoRA,
+    Adapter,
+    Freeze,
+    Full,
+    GradualUnfreeze,
+    LNTuning,
+    LoHa,
+    LoRA,
+    ModelRef,
+    Pipeline,
+    QLoRA,
+    Seq2Seq,
+)
 from posttrain.errors import ModelError, OverlongError, RowError, RunInterrupted, SettingError, StrategyError
 from tests.stages.small_models import bart
 from tests.stages.words import WORDS
@@ -57,7 +72,8 @@ def test_another_architecture(on: Callable[..., Pipeline], tmp_path: Path) -> No
 
 STRATEGIES: dict[str, Any] = {
     "full": Full(), "lora": LoRA(r=4), "named": LoRA(r=4, target_modules=("q", "v")), "qlora": QLoRA(r=4),
-    "ia3": IA3(), "adalora": AdaLoRA(r=4, target_r=2),
+    "ia3": IA3(), "adalora": AdaLoRA(r=4, target_r=2), "freeze": Freeze(modules=["decoder"]),
+    "pissa": LoRA(r=4, init="pissa"), "adapter": Adapter(bottleneck=4), "loha": LoHa(r=2), "lntuning": LNTuning(),
 }  # fmt: skip
 
 
@@ -139,8 +155,9 @@ def test_accumulated_batches_are_one_batch(on: Callable[..., Pipeline], t5_model
 def test_what_is_refused(on: Callable[..., Pipeline], t5_model: Path, words_model: Path) -> None:
     with pytest.raises(SettingError, match=r"Seq2Seq.*data"):
         Seq2Seq(LoRA())
-    with pytest.raises(StrategyError, match="these models have two; take Full or LoRA"):
-        Seq2Seq(Freeze(), data=ROWS)
+    for strategy in (Freeze(), Full(llrd=0.9), GradualUnfreeze(), LoRA(layers_to_transform=0)):
+        with pytest.raises(StrategyError, match=r"these models have two; take Full\(\) or LoRA\(\)"):
+            Seq2Seq(strategy, data=ROWS)
     with pytest.raises(ModelError, match="is a sequence-to-sequence model; train that with Seq2Seq"):
         on(t5_model, [SFT(LoRA())])
     with pytest.raises(ModelError, match="is a causal language model; train that with SFT"):
