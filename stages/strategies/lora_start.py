@@ -154,7 +154,9 @@ def keep_error(rank: int) -> Callable[[Any, Tensor], None]:
         from bitsandbytes.functional import dequantize_4bit
 
         error = weight.float() - dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
-        u, s, v = torch.svd_lowrank(error, q=min(2 * rank, *error.shape), niter=8)
+        with torch.random.fork_rng(devices=[error.device] if error.is_cuda else []):
+            torch.manual_seed(0)  # the model's weights alone decide, so that a restart finds the same
+            u, s, v = torch.svd_lowrank(error, q=min(2 * rank, *error.shape), niter=8)
         root = s[:rank].sqrt()
         setattr(layer, _ERROR, (root[:, None] * v[:, :rank].T, u[:, :rank] * root))
 
