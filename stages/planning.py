@@ -37,6 +37,7 @@ class Sizes:
     trainable: int
     beside: int  # of the trainable ones: of a critic's adapter and head beside the policy's
     linear: int  # parameters that a 4-bit base quantises
+    buffers: int  # bytes of what is no parameter: BOFT's permutations, VeRA's projections
     hidden: int
     intermediate: int
     layers: int
@@ -131,6 +132,7 @@ def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing:
     frozen = sizes.total - sizes.trainable
     quantised = sizes.linear if capabilities.four_bit_base else 0
     weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
+    weights += sizes.buffers
     weights *= stage.bases
     tokens = stage.batch_size * stage.sequences_per_row * length
     # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
@@ -179,6 +181,7 @@ def _sizes(strategy: Any, task: Any, folder: Path, labels: Labels | None) -> Siz
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         beside=0,
         linear=linear,
+        buffers=sum(b.numel() * b.element_size() for b in model.buffers()),
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         layers=text.num_hidden_layers

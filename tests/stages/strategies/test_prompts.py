@@ -152,6 +152,43 @@ def test_generation_in_a_padded_batch_is_generation_alone(name: str) -> None:
             assert torch.allclose(torch.cat(alone.scores), read, atol=1e-5)
 
 
+_LIKE_LLAMA: dict[str, Any] = {
+    "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 400,
+    "intermediate_size": 48, "max_position_embeddings": 64, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [PromptTuning, PrefixTuning])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("Qwen3Config", _LIKE_LLAMA),
+        ("Gemma3TextConfig", {**_LIKE_LLAMA, "query_pre_attn_scalar": 8, "sliding_window": 32}),
+        ("GPT2Config", {"n_layer": 2, "n_embd": 32, "n_head": 4, "vocab_size": 400, "n_positions": 64}),
+        ("OPTConfig", {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "vocab_size": 400,
+                       "ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 64}),
+    ],
+)  # fmt: skip
+def test_other_architectures(monkeypatch: pytest.MonkeyPatch, name: str, settings: Any, kind: Any) -> None:
+    """With grouped heads, scaled embeddings, sliding windows, learned positions: a text is still that text."""
+    import transformers
+
+    strategy = kind(tokens=6, text=TEXT)
+    monkeypatch.setattr(type(strategy), "_text_ids", lambda *_: [11, 12, 13])
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**settings)).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([[11, 12, 13, 11, 12, 13, *ROWS[2]]])).logits[:, 6:]
+        wrapped = strategy.wrap(model, "policy", 0).eval()
+        strategy.start(wrapped, None)
+        assert torch.allclose(logits(wrapped, [ROWS[2]], 0), expected, atol=1e-5)
+        left = wrapped(**left_padded(ROWS)).logits[2, -len(ROWS[2]) :]
+        assert torch.allclose(left, expected[0], atol=1e-5)
+        common = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0, "output_scores": True}
+        made = wrapped.generate(**left_padded(ROWS), **common, return_dict_in_generate=True)
+        assert torch.allclose(made.scores[0][2], expected[0, -1], atol=1e-5)
+
+
 @every
 def test_log_probabilities_are_of_the_right_tokens(name: str) -> None:
     model = trained(name)

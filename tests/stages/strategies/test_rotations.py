@@ -75,3 +75,16 @@ def test_blocks_that_do_not_fit_are_refused(tiny: Callable[..., Pipeline], rows:
         StrategyError, match=r"BOFT\(block_size=6, factors=2\): the layer .*q_proj reads 128 values"
     ):
         tiny([SFT(BOFT(block_size=6), data=rows["chat"])]).plan()
+
+
+def test_the_plan_counts_the_permutations(tiny: Callable[..., Pipeline], rows: Rows) -> None:
+    """One matrix of input width squared for each factor and layer: on a large model most of the memory."""
+    common: dict[str, Any] = {"data": rows["chat"], "batch_size": 4, "max_length": 128}
+    plans = [tiny([SFT(BOFT(block_size=4, factors=f), **common)], name=str(f)).plan()[0] for f in (1, 2)]
+    assert plans[0] is not None and plans[1] is not None
+    widths = [128] * 6 + [tiny_model().model.layers[0].mlp.down_proj.in_features]
+    matrices = 2 * sum(width**2 for width in widths) * 4  # two layers, float32
+    trained = plans[1].trainable_parameters - plans[0].trainable_parameters
+    assert plans[1].memory_bytes - plans[0].memory_bytes == pytest.approx(
+        1.1 * (matrices + trained * 16), rel=0.01
+    )
