@@ -154,10 +154,13 @@ STRATEGIES: dict[str, Any] = {
     "gradual": GradualUnfreeze(), "llrd": Full(llrd=0.8),
     "preset": LoRA.preset("classification"),
 }  # fmt: skip
+FAST = ("full", "lora", "qlora", "adapter")  # the others run with the slow tests
 BASES = ("full", "freeze", "gradual", "llrd")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in STRATEGIES]
+)
 def test_every_strategy_trains_and_saves_the_whole_head(
     on: Callable[..., Pipeline], bert_model: Path, name: str
 ) -> None:

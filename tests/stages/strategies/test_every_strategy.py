@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,18 @@ STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "prefix": (PrefixTuning(tokens=8), 3e-2, 0),
     "p-tuning": (PTuning(tokens=8), 3e-3, 0),
 }
-every = pytest.mark.parametrize("name", STRATEGIES)
-online = pytest.mark.parametrize("name", [n for n, (s, _, _) in STRATEGIES.items() if s.capabilities.online])
+# One of each mechanism; the others run with the slow tests.
+QUICK = ("full", "freeze", "lora", "dora", "pissa", "qlora", "adalora", "ia3", "adapter", "p-tuning")
+
+
+def each(names: Iterable[str]) -> Any:
+    return pytest.mark.parametrize(
+        "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+    )
+
+
+every = each(STRATEGIES)
+online = each(name for name, (strategy, _, _) in STRATEGIES.items() if strategy.capabilities.online)
 
 
 def test_every_shipped_strategy_is_here() -> None:
@@ -250,7 +260,7 @@ def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> 
     assert record.metrics["reward_after"] > record.metrics["reward_before"]
 
 
-@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora", "boft", "adapter", "lntuning"])
+@each(["ia3", "vera", "oft", "dora", "boft", "adapter", "lntuning"])
 def test_another_kind_of_reward_adapter_gets_a_base_of_its_own(
     words: Callable[..., Pipeline], prompts: Rows, name: str
 ) -> None:
@@ -280,7 +290,7 @@ def test_a_reward_adapter_of_another_kind_is_carried_too(
     assert record.proofs["reference_difference_nats"] < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ia3", "vera", "oft", "dora", "boft", "loha", "lokr", "lntuning"])
+@each(["ia3", "vera", "oft", "dora", "boft", "loha", "lokr", "lntuning"])
 def test_it_is_trained_on_with_continue(
     tiny: Callable[..., Pipeline], rows: dict[str, Rows], name: str
 ) -> None:
@@ -294,7 +304,7 @@ def test_it_is_trained_on_with_continue(
     assert run["dpo"].proofs["first_loss"] == pytest.approx(0.693147, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adapter", "lntuning", "boft"])
+@each(["adapter", "lntuning", "boft"])
 def test_ppo_goes_on_with_the_adapter_of_another_stage(
     words: Callable[..., Pipeline], prompts: Rows, name: str
 ) -> None:
