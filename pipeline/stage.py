@@ -63,6 +63,7 @@ class StagePlan:
     memory_bytes: int
     disk_bytes: int
     notes: tuple[str, ...] = ()
+    memory_parts: Mapping[str, int] = field(default_factory=dict)  # of memory_bytes, by name
 
 
 @dataclass(frozen=True)

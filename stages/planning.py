@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import SettingError
 
 from ..pipeline import ModelRef, StagePlan
+from .fitting import refuse_what_cannot_fit
 from .machine import this_machine
+from .memory import estimate
+from .sizes import Sizes, sizes_of
 from .token_tables import Request, Tables, load_tables
 
 if TYPE_CHECKING:
     from .training_stage import TrainingStage
 
-_OPTIMIZER_BYTES = 4 + 8  # per trained parameter: float32 gradient and AdamW's two moments
-_FRAGMENTATION = 1.1  # measured: what allocators hold between tensors of changing sizes
-_NF4_BYTES = 0.56  # per parameter: 4 bits and the doubly quantised scales
 _CHECKPOINTS = 3  # two kept and one being written
 _TOKENIZER_BYTES = 5_000_000
-_MEMORY_SHARE = 0.9
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A model's shape under a strategy."""
-
-    total: int  # parameters with the adapters
-    trainable: int
-    beside: int  # of the trainable ones: of a critic's adapter and head beside the policy's
-    linear: int  # parameters that a 4-bit base quantises
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
 
 
 def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     """Counts of the real token tables, exact parameter counts, estimated memory and disk."""
     base, tables = start.find(), tables_of(stage.request, start)
     report, held = tables.report, tables.held_out_report
-    sizes = _sizes_of(stage, base.folder)
+    sizes = sizes_of(stage, base.folder)
     stage.strategy.check_steps(stage.optimizer_steps(len(tables.train)))
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
+    memory = estimate(stage, sizes, longest, wants_checkpointing(stage, start, longest), this_machine())
+    refuse_what_cannot_fit(stage, memory, base.folder, longest, this_machine())
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
@@ -58,7 +42,8 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         steps=stage.steps(len(tables.train)),
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.total,
-        memory_bytes=memory_bytes(stage, sizes, longest, wants_checkpointing(stage, start, longest)),
+        memory_bytes=memory.total,
+        memory_parts=memory.as_dict(),
         disk_bytes=_disk_bytes(stage, sizes),
         notes=tuple(tables.lines()),
     )
@@ -91,26 +76,8 @@ def wants_checkpointing(stage: TrainingStage, start: ModelRef, longest: int) -> 
     given = stage.trainer_args.get("gradient_checkpointing")
     if given is not None:
         return bool(given)
-    sizes = _sizes_of(stage, start.find().folder)
-    return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
-
-
-def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool) -> int:
-    """Weights, gradients, optimizer, activations of one batch, and the logits of the fused head's blocks."""
-    capabilities, on_gpu = stage.strategy.capabilities, this_machine().on_gpu
-    width = 4 if capabilities.makes_base or not on_gpu else 2  # bytes of a frozen parameter
-    frozen = sizes.total - sizes.trainable
-    quantised = sizes.linear if capabilities.four_bit_base else 0
-    weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
-    weights *= stage.bases
-    tokens = stage.batch_size * stage.sequences_per_row * length
-    # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
-    # adapters, norms, rotary copies, attention, and the three products of the feed-forward block.
-    per_token = (21 * sizes.hidden + 9 * sizes.intermediate) * (2 if this_machine().bf16 else 4)
-    kept_layers = 1 if checkpointing else sizes.layers
-    activations = tokens * (per_token * kept_layers + sizes.hidden * 4 * sizes.layers)
-    head = min(tokens, 1024) * sizes.vocabulary * 4 * 2 if stage.task == "policy" else 0
-    return int((weights + sizes.trainable * _OPTIMIZER_BYTES + activations + head) * _FRAGMENTATION)
+    machine, sizes = this_machine(), sizes_of(stage, start.find().folder)
+    return estimate(stage, sizes, longest, False, machine).total > machine.usable_bytes
 
 
 def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
@@ -118,46 +85,3 @@ def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
     artifact = sizes.trainable * 4 + _TOKENIZER_BYTES
     return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
 
-
-def _sizes_of(stage: TrainingStage, folder: Path) -> Sizes:
-    sizes = _sizes(stage.strategy, stage.task, folder)
-    if (critic := stage.trained_beside) is None:
-        return sizes
-    beside = _sizes(critic, "reward", folder).trainable
-    return replace(sizes, total=sizes.total + beside, trainable=sizes.trainable + beside, beside=beside)
-
-
-@lru_cache(maxsize=16)
-def _sizes(strategy: Any, task: Any, folder: Path) -> Sizes:
-    """Exact counts from a model without storage."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from ..pipeline.model_ref import with_reward_head
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        linear = sum(
-            layer.weight.numel()
-            for name, layer in model.named_modules()
-            if type(layer) is torch.nn.Linear and not name.endswith("lm_head")
-        )
-        model.requires_grad_(False)
-        if task == "reward":
-            model = with_reward_head(model)
-        with torch.device("meta"):
-            model = strategy.wrap(model, task, 0)
-    text = config.get_text_config()
-    parameters = list(model.parameters())
-    return Sizes(
-        total=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        beside=0,
-        linear=linear,
-        hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        layers=text.num_hidden_layers,
-        vocabulary=text.vocab_size,
-    )
