@@ -86,6 +86,10 @@ class Stage(CheckedSettings):
     def run(self, context: StageContext) -> StageResult:
         """Do the work; raise a PosttrainError when it cannot be done."""
 
+    def resolved(self, model: str | Path | ModelRef) -> Stage:
+        """The stage with what it leaves open decided for the pipeline's model; most leave nothing open."""
+        return self
+
     def check(self, before: Sequence[Stage]) -> None:
         """Refuse, without torch, what cannot work after the stages `before` this one."""
 

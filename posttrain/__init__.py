@@ -29,6 +29,7 @@ from posttrain.stages import (
     RewardModelRef,
     Strategy,
     VeRA,
+    auto,
 )
 
 __version__ = "0.1.0"
@@ -61,4 +62,5 @@ __all__ = [
     "StageResult",
     "Strategy",
     "VeRA",
+    "auto",
 ]

@@ -1,5 +1,6 @@
 """The stages of a pipeline and the strategies that they train with."""
 
+from .auto import auto
 from .cpt import CPT
 from .dpo import DPO
 from .groups import GRPO, RLOO
@@ -33,4 +34,5 @@ __all__ = [
     "Strategy",
     "TrainingStage",
     "VeRA",
+    "auto",
 ]
