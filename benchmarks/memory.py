@@ -8,7 +8,7 @@ On a CPU: the embedded 135M model; the peak is of the process's resident memory,
 the sizes below with random bfloat16 weights, so that no download is needed; the peak is what PyTorch's allocator gave
 out, which is what the estimate is about (the CUDA context comes on top).
 
-Half of the rows have `length` tokens and half three quarters of that, so that batches are padded as real ones are.
+Most rows have `length` tokens and some a few less, so that batches are as long as planned and padded as real ones are.
 """
 
 from __future__ import annotations
@@ -145,10 +145,10 @@ def _gb(count: float) -> float:
 
 
 def rows(kind: str, length: int, count: int) -> list[dict[str, Any]]:
-    """Every second row is cut to `length` tokens, the others have about three quarters of them."""
+    """Rows that are cut to `length` tokens, and every fourth one a few tokens shorter."""
     made = []
     for i in range(count):
-        words = length if i % 2 else length * 3 // 4 - 40
+        words = length if i % 4 else length - 40
         text = " ".join([f"{i}", *["river"] * words])
         if kind == "CPT":
             made.append({"text": text})

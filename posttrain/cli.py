@@ -75,7 +75,7 @@ def inspect(
 
 @app.command()
 def plan(
-    memory: Annotated[str, typer.Option(help="Of the GPU: '8GB' is 10^9 bytes, '24GiB' is 2^30.")],
+    memory: Annotated[str, typer.Option(help="Of the GPU, such as 8GB or 24GiB, both in units of 2^30 bytes.")],
     model: Annotated[str, typer.Option(help="A size (1B 3B 7B 8B 13B 14B 30B 32B 70B), a folder with a config.json, a Hub id in the local cache, or 'embedded'.")],
     stage: Annotated[str, typer.Option(help="What is trained: SFT, CPT, RewardModel, DPO, KTO, ORPO, PPO, GRPO, RLOO.")] = "SFT",
     max_length: Annotated[int, typer.Option(min=2, help="Tokens of the longest row.")] = 1024,

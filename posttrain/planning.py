@@ -40,7 +40,7 @@ def print_choices(memory: str, model: str, stage: str, max_length: int) -> bool:
     picked = next((row for row in rows if row.chosen), None)
     if picked is None:
         console.print(
-            f"Nothing fits: the least needs {rows[-1].bytes / 1e9:.1f} GB. Take a smaller model, a shorter --max-length, "
+            f"Nothing fits: the least needs {rows[-1].bytes / 2**30:.1f} GB. Take a smaller model, a shorter --max-length, "
             "or more memory.",
             markup=False,
         )
@@ -55,5 +55,5 @@ def _cells(row: Choice) -> list[str]:
     verdict = "chosen" if row.chosen else "fits" if row.fits else "too large"
     return [
         ">" if row.chosen else "", as_written(row.stage.strategy), "yes" if row.recompute else "no", batch,
-        f"{row.bytes / 1e9:.1f}", verdict,
+        f"{row.bytes / 2**30:.1f}", verdict,
     ]  # fmt: skip

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from .training_stage import TrainingStage
 
 _ROOM = 0.8  # Full is only chosen where it leaves a fifth: it is the first to be hit by a longer row
-_UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20}
+_GB = 2**30  # a card of "24GB" has 24 GiB
 # The field's presets for cards of up to so many bytes; they hold with a 4-bit base only.
 _PRESETS = (
-    (10e9, QLoRA(r=4, alpha=16, dropout=0.05)),
-    (16e9, QLoRA(r=8, alpha=32, dropout=0.05)),
+    (10 * _GB, QLoRA(r=4, alpha=16, dropout=0.05)),
+    (16 * _GB, QLoRA(r=8, alpha=32, dropout=0.05)),
     (float("inf"), QLoRA(r=16, alpha=32, dropout=0.05)),
 )
+_LEAST = QLoRA(r=2, alpha=8, dropout=0.05)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Choice:
 
 
 def auto(memory: str) -> Auto:
-    """A strategy that is chosen for the pipeline's model and `memory` of a GPU: "8GB" (10^9 bytes) or "8GiB" (2^30).
+    """A strategy that is chosen for the pipeline's model and the memory of a GPU, such as "8GB" or "24GiB".
+
+    Both units are 2^30 bytes, as on the label of a card.
 
     The Pipeline replaces it, when it is built, by the first of these that fits into nine tenths of the memory: Full,
     LoRA, LoRA with recomputed activations, QLoRA, QLoRA with recomputed activations, QLoRA of a smaller rank. The
@@ -74,11 +77,11 @@ def auto(memory: str) -> Auto:
 
 
 def read_memory(text: str) -> int:
-    """Bytes of "8GB", "8 GB", "7.5GiB", "24000MB". Raises SettingError for anything else, bare numbers too."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GM]i?B)\s*", text, re.IGNORECASE) if isinstance(text, str) else None
-    if found is None or float(found[1]) <= 0:
+    """Bytes of "8GB", "8 GB", "7.5GiB". Raises SettingError for anything else, a number without a unit too."""
+    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*Gi?B\s*", text, re.IGNORECASE) if isinstance(text, str) else None
+    if number is None or float(number[1]) <= 0:
         raise SettingError(f"memory={text!r}: memory must be a number with its unit, such as '8GB' or '24GiB'.")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(number[1]) * _GB)
 
 
 def resolve(stage: TrainingStage, source: Path | str) -> TrainingStage:
@@ -93,7 +96,7 @@ def resolve(stage: TrainingStage, source: Path | str) -> TrainingStage:
     if picked is None:
         raise NotEnoughMemoryError(f"Stage {stage.title}: {_nothing_fits(rows[-1], memory)}")
     object.__setattr__(picked.stage, "chosen", {
-        name: f"auto({memory / 1e9:g}GB): {picked.why}"
+        name: f"auto({memory / _GB:g}GB): {picked.why}"
         for name in ("strategy", "batch_size", "gradient_accumulation", "gradient_checkpointing")
         if name == "strategy" or _value(picked.stage, name) != _value(stage, name)
     })  # fmt: skip
@@ -108,20 +111,18 @@ def choices(stage: TrainingStage, source: Path | str, memory: int) -> list[Choic
     from .machine import Machine
 
     machine = Machine(on_gpu=True, bf16=True, memory_bytes=memory)
-    rows = [_row(stage, strategy, recompute, source, machine) for strategy, recompute in _ways(stage, memory)]
-    picked = next((i for i, row in enumerate(rows) if row.fits), None)
-    return [replace(row, chosen=True) if i == picked else row for i, row in enumerate(rows)]
-
-
-def _ways(stage: TrainingStage, memory: int) -> Iterator[tuple[Strategy, bool]]:
-    """From the one that loses least; recomputing costs a third more time, 4 bits cost precision, a rank capacity."""
     (preset,) = [preset for most, preset in _PRESETS if memory <= most][:1]
-    smaller = [each for _, each in reversed(_PRESETS) if each.r < preset.r] + [QLoRA(r=2, alpha=8, dropout=0.05)]
     given = stage.trainer_args.get("gradient_checkpointing")
     either = (False, True) if given is None else (bool(given),)
-    for strategy in (Full(), LoRA(), preset):
-        yield from ((strategy, recompute) for recompute in either)
-    yield from ((strategy, either[-1]) for strategy in smaller)
+    # From what loses least: recomputing costs a third more time, 4 bits cost precision, a smaller rank capacity.
+    ways = [(strategy, recompute) for strategy in (Full(), LoRA(), preset) for recompute in either]
+    rows = [_row(stage, strategy, recompute, source, machine) for strategy, recompute in ways]
+    for smaller in (*(each for _, each in reversed(_PRESETS) if each.r < preset.r), _LEAST):
+        if any(row.fits for row in rows):
+            break
+        rows.append(_row(stage, smaller, either[-1], source, machine))
+    picked = next((i for i, row in enumerate(rows) if row.fits), None)
+    return [replace(row, chosen=True) if i == picked else row for i, row in enumerate(rows)]
 
 
 def _row(
@@ -141,7 +142,7 @@ def _row(
         needed = estimate(tried, sizes_of(tried, source), length, recompute, machine).total
         if needed <= limit:
             return Choice(tried, recompute, needed, True, _why(strategy, recompute, needed, machine))
-    return Choice(tried, recompute, needed, False, f"needs {needed / 1e9:.1f} GB of {limit / 1e9:.1f}")
+    return Choice(tried, recompute, needed, False, f"needs {needed / _GB:.1f} GB of {limit / _GB:.1f}")
 
 
 def _batches(stage: TrainingStage) -> list[tuple[int, int]]:
@@ -158,13 +159,13 @@ def _why(strategy: Strategy, recompute: bool, needed: int, machine: Machine) -> 
         type(strategy), "only 4-bit weights fit"
     )
     again = " with activations computed again" if recompute else ""
-    return f"{what}{again}, {needed / 1e9:.1f} GB of {machine.usable_bytes / 1e9:.1f} usable"
+    return f"{what}{again}, {needed / _GB:.1f} GB of {machine.usable_bytes / _GB:.1f} usable"
 
 
 def _nothing_fits(least: Choice, memory: int) -> str:
     return (
-        f"nothing fits into {memory / 1e9:g} GB; the least, {as_written(least.stage.strategy)} with rows of "
-        f"{least.stage.max_length} tokens one at a time, needs {least.bytes / 1e9:.1f} GB, so take a smaller model, a "
+        f"nothing fits into {memory / _GB:g} GB; the least, {as_written(least.stage.strategy)} with rows of "
+        f"{least.stage.max_length} tokens one at a time, needs {least.bytes / _GB:.1f} GB, so take a smaller model, a "
         "shorter max_length, or more memory."
     )
 

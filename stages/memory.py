@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # per weight: 4 bits, a byte per 64 of them, 4 bytes per 256 of those
 _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
-_MEASURED_LOGITS = 512e6  # bytes of float32 logits of a held-out batch, see evaluation.py
+_MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,11 @@ def _head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machin
 
 
 def _measuring_bytes(stage: TrainingStage, sizes: Sizes, length: int, machine: Machine) -> int:
-    """Logits of a held-out batch, and two float32 copies of one row's."""
+    """Logits of a held-out batch, and three copies of some rows of them."""
     if stage.task != "policy":
         return 0
     batch = max(_MEASURED_LOGITS / 4, length * sizes.vocabulary)
-    return int(batch * (2 if machine.on_gpu else 4) + 2 * 4 * length * sizes.vocabulary)
+    return int(batch * (2 if machine.on_gpu else 4) + 3 * 4 * _MEASURED_TOKENS * sizes.vocabulary)
 
 
 def _with_allocator(found: MemoryEstimate, machine: Machine) -> MemoryEstimate:
