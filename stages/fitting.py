@@ -56,7 +56,8 @@ def nearest_change(
         try:
             changed = _with(stage, changes)
             length = min(longest, changed.longest_sequence(longest))
-            checkpointing = bool(changed.trainer_args.get("gradient_checkpointing"))
+            given = changed.trainer_args.get("gradient_checkpointing")
+            checkpointing = True if given is None else bool(given)  # left open, it is on where it is needed
             return estimate(changed, sizes_of(changed, source), length, checkpointing, machine).total
         except PosttrainError:  # the stage cannot have this setting
             return None
@@ -84,7 +85,8 @@ def _with(stage: TrainingStage, changes: list[dict[str, Any]]) -> TrainingStage:
 
 def _ladder(stage: TrainingStage, longest: int) -> Iterator[list[dict[str, Any]]]:
     """Kinds of changes from the least harmful on; of each kind, its values from the least harmful on."""
-    yield [{"trainer_args": {**stage.trainer_args, "gradient_checkpointing": True}}]
+    if stage.trainer_args.get("gradient_checkpointing") is False:
+        yield [{"trainer_args": {**stage.trainer_args, "gradient_checkpointing": True}}]
     yield [
         {"batch_size": stage.batch_size // n, "gradient_accumulation": stage.gradient_accumulation * n}
         for n in range(2, stage.batch_size + 1)

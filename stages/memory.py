@@ -51,35 +51,37 @@ class MemoryEstimate:
 
 
 def estimate(
-    stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool, machine: Machine
-) -> MemoryEstimate:
+    stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool, machine: Machine,
+    held_out_tokens: float = float("inf"),
+) -> MemoryEstimate:  # fmt: skip
     """The largest of the moments of a step. length: tokens of the longest sequence."""
     strategy, tokens = stage.strategy, stage.batch_size * stage.sequences_per_row * length
     makes_base = strategy.capabilities.makes_base
     held = {
-        "weights": stage.bases * frozen_bytes(strategy, sizes, machine) + sizes.trainable * 4 * makes_base,
+        "weights": stage.bases * (frozen_bytes(strategy, sizes, machine) + sizes.trainable * 4 * makes_base),
         "adapter": 0 if makes_base else sizes.trainable * 4,
         "optimizer": int(sizes.trainable * _optimizer_bytes(stage)),
     }
     gradients = sizes.trainable * 4
     # Gradients stay while the next micro-batch runs; without accumulation they come as activations go.
     before = gradients if stage.gradient_accumulation > 1 else 0
-    kept = _kept_bytes(stage, sizes, tokens, length, machine)
+    kept = kept_bytes(stage, sizes, tokens, length, machine)
     layer = kept // max(1, sizes.trained_layers)
     residual = 2 if machine.bf16 and not makes_base else 4
     inputs = tokens * sizes.hidden * residual * sizes.layers + layer  # one layer is computed again at a time
     if machine.bf16 and not checkpointing:
-        kept += sizes.trainable * 2  # autocast's copies of the trained weights, which the backward pass reads
+        # Autocast's copies of the layers' trained weights, which the backward pass reads.
+        kept += min(sizes.trainable, sizes.linear) * 2
     activations = inputs if checkpointing else kept
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.
-        {"gradients": before, "activations": activations - layer * checkpointing, "logits": _head_bytes(stage, sizes, tokens, machine)},
+        {"gradients": before, "activations": activations - layer * checkpointing, "logits": head_bytes(stage, sizes, tokens, machine)},
         # It enters the layers: the head's blocks are gone, the top layer's gradients flow.
         {"gradients": before, "activations": activations + layer, "logits": 0},
         # It ends. A tied head has given its gradient long ago, and the embeddings' is added to it.
         {"gradients": gradients + sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained, "activations": layer, "logits": 0},
         # Held-out rows are measured between the steps.
-        {"gradients": 0, "activations": 0, "logits": _measuring_bytes(stage, sizes, length, machine)},
+        {"gradients": 0, "activations": 0, "logits": _measuring_bytes(stage, sizes, max(_MEASURED_LOGITS / 4 / sizes.vocabulary, length), held_out_tokens, machine)},
     ]  # fmt: skip
     largest = max((MemoryEstimate(**held, **moment) for moment in moments), key=lambda each: each.total)
     return _with_allocator(largest, machine)
@@ -100,7 +102,7 @@ def _optimizer_bytes(stage: TrainingStage) -> float:
     return 2 if "8bit" in str(stage.trainer_args.get("optim", "")) else 8
 
 
-def _kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, machine: Machine) -> int:
+def kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, machine: Machine) -> int:
     """What the layers keep for their backward pass, of all tokens of a batch."""
     width = 2 if machine.bf16 else 4  # of what a product or an attention computes
     capabilities = stage.strategy.capabilities
@@ -112,10 +114,14 @@ def _kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, ma
         + 8  # the norms' root mean squares
     )
     per_token += sizes.norms * 4 + sizes.trained_norms * 4  # a norm's input; to train it, what it scales, too
-    # A trained or adapted layer keeps its input. In 16 bits, each reads a copy of its own: the norm gives 32.
-    own_copies = machine.bf16 and not capabilities.four_bit_base
+    # A trained or adapted layer keeps its input. In 16 bits each has a copy of its own, as the norm gives 32; only the
+    # trained output projection reads what the attention keeps.
     dropped = not capabilities.makes_base and bool(getattr(stage.strategy, "dropout", 0.0))
-    per_token += (sizes.reads if own_copies or dropped else sizes.inputs) * width
+    if dropped or (machine.bf16 and not capabilities.four_bit_base):
+        shared = sizes.attention * sizes.trained_layers if capabilities.makes_base else 0
+        per_token += (sizes.reads - shared) * width
+    else:
+        per_token += sizes.inputs * width
     if dropped:
         per_token += sizes.reads * (1 if machine.on_gpu else 4)  # which inputs were dropped
     per_token += (sizes.ranks + sizes.kept_outputs) * width
@@ -123,7 +129,7 @@ def _kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, ma
     return int(tokens * per_token)
 
 
-def _head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machine) -> int:
+def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machine) -> int:
     """What the backward pass of TRL's fused head holds; a reward model's head has one column."""
     if stage.task != "policy":
         return 0
@@ -136,12 +142,14 @@ def _head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machin
     return tiles + gradients
 
 
-def _measuring_bytes(stage: TrainingStage, sizes: Sizes, length: int, machine: Machine) -> int:
-    """Logits of a held-out batch, and three copies of some rows of them."""
+def _measuring_bytes(
+    stage: TrainingStage, sizes: Sizes, batch: float, held_out_tokens: float, machine: Machine
+) -> int:
+    """Logits of a held-out batch, and three float32 copies of those of some tokens."""
     if stage.task != "policy":
         return 0
-    batch = max(_MEASURED_LOGITS / 4, length * sizes.vocabulary)
-    return int(batch * (2 if machine.on_gpu else 4) + 3 * 4 * _MEASURED_TOKENS * sizes.vocabulary)
+    width = 2 if machine.on_gpu else 4
+    return int((min(batch, held_out_tokens) * width + 3 * 4 * _MEASURED_TOKENS) * sizes.vocabulary)
 
 
 def _with_allocator(found: MemoryEstimate, machine: Machine) -> MemoryEstimate:

@@ -29,7 +29,9 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     stage.strategy.check_steps(stage.optimizer_steps(len(tables.train)))
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
-    memory = estimate(stage, sizes, longest, wants_checkpointing(stage, start, longest), this_machine())
+    checkpointing = wants_checkpointing(stage, start, longest)
+    measured = len(tables.held_out) * longest if tables.held_out else 0
+    memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured)
     refuse_what_cannot_fit(stage, memory, base.folder, longest, this_machine())
     return StagePlan(
         rows_read=tables.rows_read,

@@ -83,7 +83,8 @@ def _sizes(strategy: Any, task: Any, source: Path | str) -> Sizes:
     if model.get_input_embeddings().weight.requires_grad:
         first = 0
     heads = text.num_attention_heads
-    widths = [_widths(layer, text.hidden_size, heads) for layer in stack[first:]]
+    keys = getattr(text, "num_key_value_heads", None) or heads
+    widths = [_widths(layer, text.hidden_size, heads, keys) for layer in stack[first:]]
     return Sizes(
         total=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
@@ -112,13 +113,14 @@ def _layers(model: Any) -> list[Any]:
     return list(max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len, default=[]))
 
 
-def _widths(layer: Any, hidden: int, heads: int) -> dict[str, int]:
+def _widths(layer: Any, hidden: int, heads: int, keys: int) -> dict[str, int]:
     """The sums of `_WIDTHS` for one transformer layer."""
     found = dict.fromkeys(_WIDTHS, 0)
-    for module in layer.modules():
+    for name, module in layer.named_modules():
         if type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None:
-            # A norm of each head has the weights of one.
-            width = module.weight.numel() * (heads if module.weight.numel() < hidden else 1)
+            width = module.weight.numel()
+            if width < hidden:  # of each head, and the heads share the weights
+                width *= keys if name.endswith("k_norm") else heads
             found["norms"] += width
             found["trained_norms"] += width * module.weight.requires_grad
     different = set()
