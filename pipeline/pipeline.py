@@ -79,7 +79,9 @@ class Pipeline:
         check_tracker(track)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise PipelineError(f"seed={seed!r}: the seed is a whole number from 0.")
-        self.stages = tuple(stages)
+        self.stages = tuple(stage.resolved(model) for stage in stages)
+        if self.stages != tuple(stages):
+            check_chain(self.stages)
         self.model = model
         self.seed = seed
         self.track = track

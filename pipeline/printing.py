@@ -43,6 +43,9 @@ def print_plan(titles: Sequence[str], plans: Sequence[StagePlan | None]) -> None
     console = Console()
     console.print(table)
     for title, plan in zip(titles, plans, strict=True):
+        if plan and plan.memory_parts:
+            parts = ", ".join(f"{part} {_bytes(n)}" for part, n in plan.memory_parts.items() if n >= 1e6)
+            console.print(f"{title}: at the peak {parts}", markup=False)
         for note in plan.notes if plan else ():
             console.print(f"{title}: {note}", markup=False)
 

@@ -64,6 +64,7 @@ class StagePlan:
     memory_bytes: int
     disk_bytes: int
     notes: tuple[str, ...] = ()
+    memory_parts: Mapping[str, int] = field(default_factory=dict)  # of memory_bytes, by name
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class Stage(CheckedSettings):
     @abstractmethod
     def run(self, context: StageContext) -> StageResult:
         """Do the work; raise a PosttrainError when it cannot be done."""
+
+    def resolved(self, model: str | Path | ModelRef) -> Stage:
+        """The stage with what it leaves open decided for the pipeline's model; most leave nothing open."""
+        return self
 
     def check(self, before: Sequence[Stage]) -> None:
         """Refuse, without torch, what cannot work after the stages `before` this one."""

@@ -42,6 +42,7 @@ from posttrain.stages import (
     Strategy,
     TokenClassifier,
     VeRA,
+    auto,
 )
 
 __version__ = "0.1.0"
@@ -87,4 +88,5 @@ __all__ = [
     "Strategy",
     "TokenClassifier",
     "VeRA",
+    "auto",
 ]

@@ -82,6 +82,22 @@ def inspect(
     raise typer.Exit(0 if good else 1)
 
 
+@app.command()
+def plan(
+    memory: Annotated[str, typer.Option(help="Of the GPU, such as 8GB or 24GiB, both in units of 2^30 bytes.")],
+    model: Annotated[str, typer.Option(help="A size (1B 3B 7B 8B 13B 14B 30B 32B 70B), a folder with a config.json, a Hub id in the local cache, or 'embedded'.")],
+    stage: Annotated[str, typer.Option(help="What is trained: SFT, CPT, RewardModel, DPO, KTO, ORPO, PPO, GRPO, RLOO.")] = "SFT",
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens of the longest row.")] = 1024,
+) -> None:  # fmt: skip
+    """Print what auto(memory) would choose for a model, and what each way to train it would need. Loads no weights.
+
+    Exit code 0: there is a choice. 1: nothing fits. 2: the question cannot be answered.
+    """
+    from posttrain.planning import print_choices
+
+    raise typer.Exit(0 if print_choices(memory, model, stage, max_length) else 1)
+
+
 def run_recipe(recipe: Callable[..., Pipeline]) -> None:
     """Make a recipe's parameters the flags of its script, build its pipeline, run it and print what it reached."""
 

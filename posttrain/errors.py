@@ -26,6 +26,7 @@ PosttrainError
 │   ├── RewardError                     a reward function failed, or gave what is no reward
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
+├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── DiskSpaceError (OSError)            the disk is full, or would be
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
 
@@ -138,6 +139,10 @@ class RewardGateError(TrainingError):
 
 class NoValidCheckpointError(TrainingError):
     """All checkpoints of a stage are damaged."""
+
+
+class NotEnoughMemoryError(PosttrainError, MemoryError):
+    """A stage would need more memory than there is; nothing was loaded."""
 
 
 class DiskSpaceError(PosttrainError, OSError):

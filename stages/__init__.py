@@ -1,5 +1,6 @@
 """The stages of a pipeline and the strategies that they train with."""
 
+from .auto import auto
 from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
@@ -69,4 +70,5 @@ __all__ = [
     "TokenClassifier",
     "TrainingStage",
     "VeRA",
+    "auto",
 ]

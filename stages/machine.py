@@ -14,6 +14,11 @@ class Machine:
     memory_bytes: int  # of the device
 
     @property
+    def usable_bytes(self) -> int:
+        """What a plan may fill: the rest is the driver's, other programs', and the estimate's error."""
+        return int(0.9 * self.memory_bytes)
+
+    @property
     def name(self) -> str:
         return "GPU" if self.on_gpu else "CPU"
 

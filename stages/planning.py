@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import SettingError
+from posttrain.errors import SettingError, StrategyError
 
 from ..pipeline import ModelRef, StagePlan
-from ..pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
-from ..pipeline.model_folder import read_config
-from ..pipeline.quantization import layers_to_quantise
+from ..pipeline.heads import Labels
+from .fitting import refuse_what_cannot_fit
 from .machine import this_machine
+from .memory import estimate
+from .sizes import Sizes, sizes_of
 from .token_tables import Request, Tables, load_tables
 
 if TYPE_CHECKING:
     from .training_stage import TrainingStage
 
-_OPTIMIZER_BYTES = 4 + 8  # per trained parameter: float32 gradient and AdamW's two moments
-_FRAGMENTATION = 1.1  # measured: what allocators hold between tensors of changing sizes
-_NF4_BYTES = 0.56  # per parameter: 4 bits and the doubly quantised scales
 _CHECKPOINTS = 3  # two kept and one being written
 _TOKENIZER_BYTES = 5_000_000
-_MEMORY_SHARE = 0.9
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "longformer")  # the first ones belong to padding
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A model's shape under a strategy."""
-
-    total: int  # parameters with the adapters
-    trainable: int
-    beside: int  # of the trainable ones: of a critic's adapter and head beside the policy's
-    linear: int  # parameters that a 4-bit base quantises
-    buffers: int  # bytes of what is no parameter: BOFT's permutations, VeRA's projections
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
 
 
 def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     """Counts of the real token tables, exact parameter counts, estimated memory and disk."""
     base, tables = start.find(), tables_of(stage.request, start)
     report, held = tables.report, tables.held_out_report
-    sizes = _sizes_of(stage, base.folder, tables.labels)
+    _check_quantised(stage, base.config)
+    sizes = sizes_of(stage, base.folder, tables.labels)
     stage.strategy.check_schedule(stage.schedule(len(tables.train)), sizes.layers)
     longest = stage.longest_sequence(report.length_max)
     _check_positions(stage, max(longest, stage.longest_sequence(held.length_max) if held else 0), base.config)
@@ -58,6 +38,10 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
             f"a batch of the longest rows may not fit into memory, and {type(stage.strategy).__name__} cannot compute "
             "activations again to save some; lower batch_size or max_length"
         )
+    checkpointing = wants_checkpointing(stage, start, longest, tables.labels)
+    measured = len(tables.held_out) * longest if tables.held_out else 0
+    memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured)
+    refuse_what_cannot_fit(stage, memory, base.folder, longest, this_machine(), tables.labels)
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
@@ -69,9 +53,8 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         steps=stage.steps(len(tables.train)),
         trainable_parameters=sizes.trainable,
         total_parameters=sizes.total,
-        memory_bytes=memory_bytes(
-            stage, sizes, longest, wants_checkpointing(stage, start, longest, tables.labels)
-        ),
+        memory_bytes=memory.total,
+        memory_parts=memory.as_dict(),
         disk_bytes=_disk_bytes(stage, sizes),
         notes=tuple(notes),
     )
@@ -83,6 +66,16 @@ def tables_of(request: Request, start: ModelRef) -> Tables:
 
     base = start.find()
     return load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+
+
+def _check_quantised(stage: TrainingStage, config: Mapping[str, Any]) -> None:
+    """Raises StrategyError where a strategy would quantise what is quantised already."""
+    already = config.get("quantization_config")
+    if stage.strategy.base_format is not None and already is not None:
+        raise StrategyError(
+            f"Stage {stage.title}: {type(stage.strategy).__name__} quantises a model of 16 or 32 bits, and this one is "
+            f"quantised already ({already.get('quant_method', 'unknown method')}); take the unquantised model."
+        )
 
 
 def _check_positions(stage: TrainingStage, longest: int, config: Mapping[str, Any]) -> None:
@@ -121,70 +114,11 @@ def wants_checkpointing(
 
 def _is_tight(stage: TrainingStage, start: ModelRef, longest: int, labels: Labels | None) -> bool:
     """Whether a batch of the longest rows would leave less than a tenth of the memory free."""
-    sizes = _sizes_of(stage, start.find().folder, labels)
-    return memory_bytes(stage, sizes, longest, False) > _MEMORY_SHARE * this_machine().memory_bytes
-
-
-def memory_bytes(stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool) -> int:
-    """Weights, gradients, optimizer, activations of one batch, and the logits of the fused head's blocks."""
-    capabilities, on_gpu = stage.strategy.capabilities, this_machine().on_gpu
-    width = stage.strategy.weights_dtype(on_gpu).itemsize  # bytes of a frozen parameter
-    frozen = sizes.total - sizes.trainable
-    quantised = sizes.linear if capabilities.four_bit_base else 0
-    weights = (frozen - quantised) * width + quantised * _NF4_BYTES + sizes.trainable * 4
-    weights += sizes.buffers
-    weights *= stage.bases
-    tokens = stage.batch_size * stage.sequences_per_row * length
-    # Kept per layer and token, counted on the embedded model with LoRA on every linear layer: inputs of layers and
-    # adapters, norms, rotary copies, attention, and the three products of the feed-forward block.
-    per_token = (21 * sizes.hidden + 9 * sizes.intermediate) * (2 if this_machine().bf16 else 4)
-    kept_layers = 1 if checkpointing else sizes.layers
-    activations = tokens * (per_token * kept_layers + sizes.hidden * 4 * sizes.layers)
-    head = min(tokens, 1024) * sizes.vocabulary * 4 * 2 if stage.task in ("policy", "seq2seq") else 0
-    return int((weights + sizes.trainable * _OPTIMIZER_BYTES + activations + head) * _FRAGMENTATION)
+    machine, sizes = this_machine(), sizes_of(stage, start.find().folder, labels)
+    return estimate(stage, sizes, longest, False, machine).total > machine.usable_bytes
 
 
 def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
     """Checkpoints kept while training, and what stays."""
     artifact = sizes.trainable * 4 + _TOKENIZER_BYTES
     return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
-
-
-def _sizes_of(stage: TrainingStage, folder: Path, labels: Labels | None) -> Sizes:
-    sizes = _sizes(stage.strategy, stage.task, folder, labels)
-    if (critic := stage.trained_beside) is None:
-        return sizes
-    beside = _sizes(critic, "reward", folder, None).trainable
-    return replace(sizes, total=sizes.total + beside, trainable=sizes.trainable + beside, beside=beside)
-
-
-@lru_cache(maxsize=16)
-def _sizes(strategy: Any, task: Any, folder: Path, labels: Labels | None) -> Sizes:
-    """Exact counts from a model without storage."""
-    import torch
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            model = auto_class(read_config(folder)).from_config(config)
-        model.requires_grad_(False)
-        if task in TRAINED_HEADS:
-            model = with_head(model, task, labels)
-        linear = sum(layer.weight.numel() for _, layer in layers_to_quantise(model))
-        with torch.device("meta"):
-            model = strategy.wrap(model, task, 0)
-    text = config.get_text_config()
-    parameters = list(model.parameters())
-    return Sizes(
-        total=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        beside=0,
-        linear=linear,
-        buffers=sum(b.numel() * b.element_size() for b in model.buffers()),
-        hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        layers=text.num_hidden_layers
-        + (getattr(text, "decoder_layers", None) or getattr(text, "num_decoder_layers", 0)),
-        vocabulary=text.vocab_size,
-    )

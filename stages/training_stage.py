@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from posttrain.errors import SettingError, StrategyError
@@ -15,6 +16,7 @@ from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
+from .auto import Auto
 from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
 from .trl_api import check_trainer_args
@@ -60,6 +62,10 @@ class TrainingStage(Stage):
     overlong: Overlong | None = field(default=None, kw_only=True)
     handover: Handover = field(default="merge", kw_only=True)
     trainer_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    # Setting -> why auto(...) chose it.
+    chosen: Mapping[str, str] = field(
+        default_factory=dict, init=False, compare=False, repr=False, kw_only=True
+    )
 
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     makes: ClassVar[str] = "policy"
@@ -139,6 +145,15 @@ class TrainingStage(Stage):
                 f"Stage {self.title}: trainer_args={{'gradient_checkpointing': True}} cannot be had with {name}, whose "
                 "activations cannot be computed again; leave it out, or use another strategy."
             )
+
+    def resolved(self, model: str | Path | ModelRef) -> Stage:
+        """With the strategy, batch and recomputation that auto(...) chooses for the model in its place."""
+        if not isinstance(self.strategy, Auto):
+            return self
+        from ..pipeline.base_models import find_base
+        from .auto import resolve
+
+        return resolve(self, (model.find() if isinstance(model, ModelRef) else find_base(model)).folder)
 
     @property
     def request(self) -> Request:
@@ -258,7 +273,7 @@ class TrainingStage(Stage):
         replaced = {name for name in self.trainer_args}
         rows = [row for row in rows if row.name not in replaced]
         rows += [Setting(name, as_plain(value), "trainer_args") for name, value in self.trainer_args.items()]
-        return tuple(rows)
+        return tuple(replace(row, source=self.chosen.get(row.name, row.source)) for row in rows)
 
     def trainer_arguments(self) -> Mapping[str, Any]:
         """What this kind of trainer needs besides the common arguments."""

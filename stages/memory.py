@@ -1,0 +1,163 @@
+"""The memory of a training step, term by term, from a model's shape: no weights are loaded.
+
+What a layer keeps for its backward pass was counted with torch.autograd.graph.saved_tensors_hooks, and
+tests/stages/test_memory.py counts it again; benchmarks/memory.py compares the whole with what a process takes.
+
+# H hidden, Q all query heads together, I intermediate; widths in values per token
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from .machine import Machine
+
+if TYPE_CHECKING:
+    from .sizes import Sizes
+    from .strategies import Strategy
+    from .training_stage import TrainingStage
+
+# Per weight: 4 bits, a byte per 64 of them, 4 bytes per 256 of those; or a byte, and 4 for each row of thousands.
+_QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}
+_HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
+_HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
+_MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes held at the moment of a step when they are most.
+
+    weights: of all models, with their quantisation's scales. adapter: trained parameters beside frozen weights.
+    gradients, optimizer: of the trained parameters. activations: what the backward pass needs of the layers.
+    logits: blocks of them in the head, and what is computed from these.
+    allocator: what lies idle between tensors.
+    """
+
+    weights: int = 0
+    adapter: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    allocator: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def estimate(
+    stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool, machine: Machine,
+    held_out_tokens: float = float("inf"),
+) -> MemoryEstimate:  # fmt: skip
+    """The largest of the moments of a step. length: tokens of the longest sequence."""
+    strategy, tokens = stage.strategy, stage.batch_size * stage.sequences_per_row * length
+    makes_base = strategy.capabilities.makes_base
+    held = {
+        "weights": stage.bases * (frozen_bytes(strategy, sizes, machine) + sizes.trainable * 4 * makes_base),
+        # Twice where the reference is a frozen copy of it.
+        "adapter": 0
+        if makes_base
+        else sizes.trainable * 4 * (2 if stage.has_reference and stage.copies_reference else 1),
+        "optimizer": int(sizes.trainable * _optimizer_bytes(stage)),
+    }
+    gradients = sizes.trainable * 4
+    # Gradients stay while the next micro-batch runs; without accumulation they come as activations go.
+    before = gradients if stage.gradient_accumulation > 1 else 0
+    kept = kept_bytes(stage, sizes, tokens, length, machine)
+    layer = kept // max(1, sizes.trained_layers)
+    residual = 2 if machine.bf16 and not makes_base else 4
+    inputs = tokens * sizes.hidden * residual * sizes.layers + layer  # one layer is computed again at a time
+    if machine.bf16 and not checkpointing:
+        # Autocast's copies of the layers' trained weights, which the backward pass reads.
+        kept += min(sizes.trainable, sizes.linear) * 2
+    activations = inputs if checkpointing else kept
+    moments = [
+        # The backward pass begins: everything is kept, and the head's blocks come on top.
+        {"gradients": before, "activations": activations - layer * checkpointing, "logits": head_bytes(stage, sizes, tokens, machine)},
+        # It enters the layers: the head's blocks are gone, the top layer's gradients flow.
+        {"gradients": before, "activations": activations + layer, "logits": 0},
+        # It ends. A tied head has given its gradient long ago, and the embeddings' is added to it.
+        {"gradients": gradients + sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained, "activations": layer, "logits": 0},
+        # Held-out rows are measured between the steps.
+        {"gradients": 0, "activations": 0, "logits": _measuring_bytes(stage, sizes, max(_MEASURED_LOGITS / 4 / sizes.vocabulary, length), held_out_tokens, machine)},
+    ]  # fmt: skip
+    largest = max((MemoryEstimate(**held, **moment) for moment in moments), key=lambda each: each.total)
+    return _with_allocator(largest, machine)
+
+
+def frozen_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> int:
+    """Bytes of the parameters that are not trained, in one copy of the model."""
+    width = strategy.weights_dtype(machine.on_gpu).itemsize
+    frozen = sizes.total - sizes.trainable
+    if (quantised := strategy.base_format) is None:
+        return frozen * width + sizes.buffers
+    # A layer's weights are made 16- or 32-bit again while it computes.
+    wide = (frozen - sizes.linear + sizes.largest) * width
+    return int(wide + sizes.linear * _QUANTISED_BYTES[quantised] + sizes.buffers)
+
+
+def _optimizer_bytes(stage: TrainingStage) -> float:
+    """Per trained parameter: AdamW's two moments, in float32 or in 8 bits."""
+    return 2 if "8bit" in str(stage.trainer_args.get("optim", "")) else 8
+
+
+def kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, machine: Machine) -> int:
+    """What the layers keep for their backward pass, of all tokens of a batch."""
+    width = 2 if machine.bf16 else 4  # of what a product or an attention computes
+    capabilities = stage.strategy.capabilities
+    per_token: float = sizes.trained_layers * (
+        4 * sizes.attention * width  # q, k, v (k and v repeated for each query head) and the output
+        + 3 * sizes.intermediate * width  # gate, its activation, and up
+        + length * width  # a row of the mask; the attention makes a number of each boolean
+        + 4 * sizes.heads  # the attention's sums
+        + 8  # the norms' root mean squares
+    )
+    per_token += sizes.norms * 4 + sizes.trained_norms * 4  # a norm's input; to train it, what it scales, too
+    # A trained or adapted layer keeps its input. In 16 bits each has a copy of its own, as the norm gives 32; only the
+    # trained output projection reads what the attention keeps.
+    dropped = not capabilities.makes_base and bool(getattr(stage.strategy, "dropout", 0.0))
+    if dropped or (machine.bf16 and not capabilities.four_bit_base):
+        shared = sizes.attention * sizes.trained_layers if capabilities.makes_base else 0
+        per_token += (sizes.reads - shared) * width
+    else:
+        per_token += sizes.inputs * width
+    if dropped:
+        per_token += sizes.reads * (1 if machine.on_gpu else 4)  # which inputs were dropped
+    per_token += (sizes.ranks + sizes.kept_outputs) * width
+    per_token += 3 * sizes.hidden * 4  # the last norm's input and output, and the head's copy
+    return int(tokens * per_token)
+
+
+def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machine) -> int:
+    """What the backward pass of TRL's fused head holds; a reward model's head has one column."""
+    if stage.task not in ("policy", "seq2seq"):
+        return 0
+    rows = min(tokens, _HEAD_TOKENS)
+    if machine.on_gpu:  # Triton folds a tile where it stands
+        tiles = rows * _HEAD_COLUMNS * 2
+    else:
+        tiles = int(rows * min(sizes.vocabulary, _HEAD_COLUMNS) * 4 * _HEAD_TILES)
+    gradients = tokens * sizes.hidden * 4 + sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
+    return tiles + gradients
+
+
+def _measuring_bytes(
+    stage: TrainingStage, sizes: Sizes, batch: float, held_out_tokens: float, machine: Machine
+) -> int:
+    """Logits of a held-out batch, and three float32 copies of those of some tokens."""
+    if stage.task not in ("policy", "seq2seq"):
+        return 0
+    width = 2 if machine.on_gpu else 4
+    return int((min(batch, held_out_tokens) * width + 3 * 4 * _MEASURED_TOKENS) * sizes.vocabulary)
+
+
+def _with_allocator(found: MemoryEstimate, machine: Machine) -> MemoryEstimate:
+    share = 0.05 if machine.on_gpu else 0.1
+    parts: dict[str, Any] = found.as_dict() | {"allocator": int(found.total * share)}
+    return MemoryEstimate(**parts)
