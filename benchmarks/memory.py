@@ -59,7 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", action="append", help="the name of a combination; may be given several times")
+    parser.add_argument(
+        "--only", action="append", help="the name of a combination; may be given several times"
+    )
     parser.add_argument("--plan-only", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)

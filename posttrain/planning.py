@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 
 from posttrain import stages
 from posttrain.errors import SettingError
@@ -30,13 +31,14 @@ def print_choices(memory: str, model: str, stage: str, max_length: int) -> bool:
         rows = choices(getattr(stages, stage)(max_length=max_length), find_shape(model), budget)
     table = Table(
         "", "strategy", "re-\ncompute", "batch x\naccum.", "GB,\nabout", "", box=SIMPLE_HEAD, padding=0,
-        collapse_padding=True, title=f"{stage} of {model}, rows of {max_length} tokens, in {memory}",
-        title_justify="left",
+        collapse_padding=True,
     )  # fmt: skip
     for row in rows:
         table.add_row(*_cells(row))
     console = Console(highlight=False)
-    console.print(table, markup=False)
+    name = Path(model).name if Path(model).is_dir() else model
+    console.print(f"{stage} of {name}, rows of {max_length} tokens, in {memory}", markup=False)
+    console.print(table)
     picked = next((row for row in rows if row.chosen), None)
     if picked is None:
         console.print(

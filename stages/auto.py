@@ -78,9 +78,13 @@ def auto(memory: str) -> Auto:
 
 def read_memory(text: str) -> int:
     """Bytes of "8GB", "8 GB", "7.5GiB". Raises SettingError for anything else, a number without a unit too."""
-    number = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*Gi?B\s*", text, re.IGNORECASE) if isinstance(text, str) else None
+    number = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*Gi?B\s*", text, re.IGNORECASE) if isinstance(text, str) else None
+    )
     if number is None or float(number[1]) <= 0:
-        raise SettingError(f"memory={text!r}: memory must be a number with its unit, such as '8GB' or '24GiB'.")
+        raise SettingError(
+            f"memory={text!r}: memory must be a number with its unit, such as '8GB' or '24GiB'."
+        )
     return int(float(number[1]) * _GB)
 
 
@@ -136,7 +140,11 @@ def _row(
     arguments = {**stage.trainer_args, "gradient_checkpointing": recompute}
     for batch, accumulation in _batches(stage):
         tried = replace(
-            stage, strategy=strategy, batch_size=batch, gradient_accumulation=accumulation, trainer_args=arguments
+            stage,
+            strategy=strategy,
+            batch_size=batch,
+            gradient_accumulation=accumulation,
+            trainer_args=arguments,
         )
         length = tried.longest_sequence(tried.max_length)
         needed = estimate(tried, sizes_of(tried, source), length, recompute, machine).total
@@ -198,7 +206,9 @@ def find_shape(model: str) -> Path | str:
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return folder.resolve()
-        raise ModelError(f"The folder {folder} has no config.json; give a model's folder or a size such as 7B.")
+        raise ModelError(
+            f"The folder {folder} has no config.json; give a model's folder or a size such as 7B."
+        )
     if model in ("embedded", "tiny-random"):
         from ..pipeline.base_models import find_base
 

@@ -52,7 +52,9 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
             ):  # row by row: float32 log-softmax of the trained positions only
                 at_N = (targets_BT[place] != -100).nonzero()[:, 0]
                 found = [
-                    torch.log_softmax(logits_BTV[place, part].float(), -1).gather(-1, targets_BT[place][part, None])
+                    torch.log_softmax(logits_BTV[place, part].float(), -1).gather(
+                        -1, targets_BT[place][part, None]
+                    )
                     for part in at_N.split(_ROW_TOKENS)
                 ]
                 sums[i] = float(torch.cat(found).double().sum())

@@ -22,15 +22,16 @@ _LEAST_RANK = 2
 
 
 def refuse_what_cannot_fit(
-    stage: TrainingStage, needed: MemoryEstimate, source: Path | str, longest: int, machine: Machine
-) -> None:
+    stage: TrainingStage, needed: MemoryEstimate, source: Path | str, longest: int, held_out_tokens: float,
+    machine: Machine,
+) -> None:  # fmt: skip
     """Raises NotEnoughMemoryError when the estimate is above the whole memory of the machine.
 
-    source: the base's folder. longest: tokens of the longest sequence.
+    source: the base's folder. longest: tokens of the longest sequence. held_out_tokens: of all held-out rows.
     """
     if needed.total <= machine.memory_bytes:
         return
-    change = nearest_change(stage, source, longest, machine)
+    change = nearest_change(stage, source, longest, held_out_tokens, machine)
     advice = (
         f"set {change[0]}, which needs {change[1] / 1e9:.1f} GB"
         if change
@@ -43,7 +44,7 @@ def refuse_what_cannot_fit(
 
 
 def nearest_change(
-    stage: TrainingStage, source: Path | str, longest: int, machine: Machine
+    stage: TrainingStage, source: Path | str, longest: int, held_out_tokens: float, machine: Machine
 ) -> tuple[str, int] | None:
     """(the settings to change, the bytes needed then), or None where no change is enough.
 
@@ -58,7 +59,8 @@ def nearest_change(
             length = min(longest, changed.longest_sequence(longest))
             given = changed.trainer_args.get("gradient_checkpointing")
             checkpointing = True if given is None else bool(given)  # left open, it is on where it is needed
-            return estimate(changed, sizes_of(changed, source), length, checkpointing, machine).total
+            sizes = sizes_of(changed, source)
+            return estimate(changed, sizes, length, checkpointing, machine, held_out_tokens).total
         except PosttrainError:  # the stage cannot have this setting
             return None
 

