@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 
 from posttrain import stages
 from posttrain.errors import SettingError
 from posttrain.pipeline.quiet import quiet_libraries
-from posttrain.stages.auto import Choice, as_written, choices, find_shape, read_memory
+from posttrain.stages.auto import Choice, choices, find_shape, read_memory
 
 STAGES = ("SFT", "CPT", "RewardModel", "DPO", "KTO", "ORPO", "PPO", "GRPO", "RLOO")
 
@@ -30,13 +31,14 @@ def print_choices(memory: str, model: str, stage: str, max_length: int) -> bool:
         rows = choices(getattr(stages, stage)(max_length=max_length), find_shape(model), budget)
     table = Table(
         "", "strategy", "re-\ncompute", "batch x\naccum.", "GB,\nabout", "", box=SIMPLE_HEAD, padding=0,
-        collapse_padding=True, title=f"{stage} of {model}, rows of {max_length} tokens, in {memory}",
-        title_justify="left",
+        collapse_padding=True,
     )  # fmt: skip
     for row in rows:
         table.add_row(*_cells(row))
     console = Console(highlight=False)
-    console.print(table, markup=False)
+    name = Path(model).name if Path(model).is_dir() else model
+    console.print(f"{stage} of {name}, rows of {max_length} tokens, in {memory}", markup=False)
+    console.print(table)
     picked = next((row for row in rows if row.chosen), None)
     if picked is None:
         console.print(
@@ -45,7 +47,7 @@ def print_choices(memory: str, model: str, stage: str, max_length: int) -> bool:
             markup=False,
         )
         return False
-    console.print(f"auto({memory!r}) takes {as_written(picked.stage.strategy)}: {picked.why}.", markup=False)
+    console.print(f"auto({memory!r}) takes {picked.stage.strategy}: {picked.why}.", markup=False)
     console.print("Estimates for one GPU with bfloat16; a tenth is left for the driver.", markup=False)
     return True
 
@@ -54,6 +56,6 @@ def _cells(row: Choice) -> list[str]:
     batch = f"{row.stage.batch_size} x {row.stage.gradient_accumulation}"
     verdict = "chosen" if row.chosen else "fits" if row.fits else "too large"
     return [
-        ">" if row.chosen else "", as_written(row.stage.strategy), "yes" if row.recompute else "no", batch,
+        ">" if row.chosen else "", str(row.stage.strategy), "yes" if row.recompute else "no", batch,
         f"{row.bytes / 2**30:.1f}", verdict,
     ]  # fmt: skip

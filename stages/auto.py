@@ -172,20 +172,10 @@ def _why(strategy: Strategy, recompute: bool, needed: int, machine: Machine) -> 
 
 def _nothing_fits(least: Choice, memory: int) -> str:
     return (
-        f"nothing fits into {memory / _GB:g} GB; the least, {as_written(least.stage.strategy)} with rows of "
+        f"nothing fits into {memory / _GB:g} GB; the least, {least.stage.strategy} with rows of "
         f"{least.stage.max_length} tokens one at a time, needs {least.bytes / _GB:.1f} GB, so take a smaller model, a "
         "shorter max_length, or more memory."
     )
-
-
-def as_written(strategy: Strategy) -> str:
-    """LoRA(r=16, alpha=32), without what is at its default."""
-    given = [
-        f"{field.name}={getattr(strategy, field.name)!r}"
-        for field in fields(strategy)
-        if field.name == "r" or getattr(strategy, field.name) != field.default
-    ]
-    return f"{type(strategy).__name__}({', '.join(given)})"
 
 
 def _value(stage: TrainingStage, name: str) -> Any:

@@ -12,7 +12,7 @@ from posttrain.errors import NotEnoughMemoryError, PosttrainError
 from .machine import Machine
 from .memory import MemoryEstimate, estimate
 from .sizes import sizes_of
-from .strategies import LoRA, QLoRA
+from .strategies import LoRA, QLoRA, Strategy
 
 if TYPE_CHECKING:
     from ..pipeline.heads import Labels
@@ -23,20 +23,17 @@ _LEAST_RANK = 2
 
 
 def refuse_what_cannot_fit(
-    stage: TrainingStage,
-    needed: MemoryEstimate,
-    source: Path | str,
-    longest: int,
-    machine: Machine,
-    labels: Labels | None = None,
-) -> None:
+    stage: TrainingStage, needed: MemoryEstimate, source: Path | str, longest: int, held_out_tokens: float,
+    machine: Machine, labels: Labels | None = None,
+) -> None:  # fmt: skip
     """Raises NotEnoughMemoryError when the estimate is above the whole memory of the machine.
 
-    source: the base's folder. longest: tokens of the longest sequence. labels: of a classification head.
+    source: the base's folder. longest: tokens of the longest sequence. held_out_tokens: of all held-out rows. labels:
+    of a classification head.
     """
     if needed.total <= machine.memory_bytes:
         return
-    change = nearest_change(stage, source, longest, machine, labels)
+    change = nearest_change(stage, source, longest, held_out_tokens, machine, labels)
     advice = (
         f"set {change[0]}, which needs {change[1] / 1e9:.1f} GB"
         if change
@@ -49,7 +46,12 @@ def refuse_what_cannot_fit(
 
 
 def nearest_change(
-    stage: TrainingStage, source: Path | str, longest: int, machine: Machine, labels: Labels | None = None
+    stage: TrainingStage,
+    source: Path | str,
+    longest: int,
+    held_out_tokens: float,
+    machine: Machine,
+    labels: Labels | None = None,
 ) -> tuple[str, int] | None:
     """(the settings to change, the bytes needed then), or None where no change is enough.
 
@@ -64,7 +66,8 @@ def nearest_change(
             length = min(longest, changed.longest_sequence(longest))
             given = changed.trainer_args.get("gradient_checkpointing")
             checkpointing = True if given is None else bool(given)  # left open, it is on where it is needed
-            return estimate(changed, sizes_of(changed, source, labels), length, checkpointing, machine).total
+            sizes = sizes_of(changed, source, labels)
+            return estimate(changed, sizes, length, checkpointing, machine, held_out_tokens).total
         except PosttrainError:  # the stage cannot have this setting
             return None
 
@@ -81,7 +84,7 @@ def nearest_change(
                     less = needs(without) if without else None
                     if less is not None and less <= machine.usable_bytes:
                         kept, found = without, less
-                return ", ".join(f"{k}={v!r}" for each in kept for k, v in each.items()), found
+                return ", ".join(_written(k, v) for each in kept for k, v in each.items()), found
     return None
 
 
@@ -110,3 +113,7 @@ def _ladder(stage: TrainingStage, longest: int) -> Iterator[list[dict[str, Any]]
     if isinstance(strategy, LoRA):
         ranks = [r for r in (64, 32, 16, 8, 4, 2) if _LEAST_RANK <= r < strategy.r]
         yield [{"strategy": replace(strategy, r=r)} for r in ranks]
+
+
+def _written(name: str, value: Any) -> str:
+    return f"{name}={value}" if isinstance(value, Strategy) else f"{name}={value!r}"

@@ -8,8 +8,8 @@ tests/stages/test_memory.py counts it again; benchmarks/memory.py compares the w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from .machine import Machine
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}
 _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
+# Share that lies idle between tensors: the only number that is measured, not counted; on a GPU it is an allowance.
+_IDLE = {"CPU": 0.1, "GPU": 0.05}
 _MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
 
 
@@ -77,18 +79,26 @@ def estimate(
         # Autocast's copies of the layers' trained weights, which the backward pass reads.
         kept += min(sizes.trainable, sizes.linear) * 2
     activations = inputs if checkpointing else kept
+    head = head_bytes(stage, sizes, tokens, machine)
+    # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
+    # of the head's blocks, so that the next step's blocks get new ones.
+    idle = 0 if machine.on_gpu or makes_base else head
+    embeddings = sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.
-        {"gradients": before, "activations": activations - layer * checkpointing, "logits": head_bytes(stage, sizes, tokens, machine)},
+        MemoryEstimate(**held, gradients=before, activations=activations - layer * checkpointing, logits=head, allocator=idle),
         # It enters the layers: the head's blocks are gone, the top layer's gradients flow.
-        {"gradients": before, "activations": activations + layer, "logits": 0},
+        MemoryEstimate(**held, gradients=before, activations=activations + layer),
         # It ends. A tied head has given its gradient long ago, and the embeddings' is added to it.
-        {"gradients": gradients + sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained, "activations": layer, "logits": 0},
+        MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.
-        {"gradients": 0, "activations": 0, "logits": _measuring_bytes(stage, sizes, max(_MEASURED_LOGITS / 4 / sizes.vocabulary, length), held_out_tokens, machine)},
+        MemoryEstimate(**held, logits=_measuring_bytes(stage, sizes, length, held_out_tokens, machine)),
     ]  # fmt: skip
-    largest = max((MemoryEstimate(**held, **moment) for moment in moments), key=lambda each: each.total)
-    return _with_allocator(largest, machine)
+    largest = max(moments, key=lambda each: each.total)
+    counted = largest.total - largest.allocator
+    return replace(
+        largest, allocator=largest.allocator + int(counted * _IDLE["GPU" if machine.on_gpu else "CPU"])
+    )
 
 
 def frozen_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> int:
@@ -97,9 +107,12 @@ def frozen_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> int:
     frozen = sizes.total - sizes.trainable
     if (quantised := strategy.base_format) is None:
         return frozen * width + sizes.buffers
-    # A layer's weights are made 16- or 32-bit again while it computes.
-    wide = (frozen - sizes.linear + sizes.largest) * width
-    return int(wide + sizes.linear * _QUANTISED_BYTES[quantised] + sizes.buffers)
+    small = sizes.linear * _QUANTISED_BYTES[quantised] + sizes.buffers
+    if not machine.on_gpu:
+        # The base's file stays mapped, and the hand-over compares two merged copies while what training freed is kept.
+        return int(2 * frozen * width + small)
+    # A layer's weights are made 16-bit again while it computes.
+    return int((frozen - sizes.linear + sizes.largest) * width + small)
 
 
 def _optimizer_bytes(stage: TrainingStage) -> float:
@@ -148,16 +161,11 @@ def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machine
 
 
 def _measuring_bytes(
-    stage: TrainingStage, sizes: Sizes, batch: float, held_out_tokens: float, machine: Machine
+    stage: TrainingStage, sizes: Sizes, length: int, held_out_tokens: float, machine: Machine
 ) -> int:
     """Logits of a held-out batch, and three float32 copies of those of some tokens."""
     if stage.task not in ("policy", "seq2seq"):
         return 0
+    batch = max(_MEASURED_LOGITS / 4 / sizes.vocabulary, length)
     width = 2 if machine.on_gpu else 4
     return int((min(batch, held_out_tokens) * width + 3 * 4 * _MEASURED_TOKENS) * sizes.vocabulary)
-
-
-def _with_allocator(found: MemoryEstimate, machine: Machine) -> MemoryEstimate:
-    share = 0.05 if machine.on_gpu else 0.1
-    parts: dict[str, Any] = found.as_dict() | {"allocator": int(found.total * share)}
-    return MemoryEstimate(**parts)

@@ -41,7 +41,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     checkpointing = wants_checkpointing(stage, start, longest, tables.labels)
     measured = len(tables.held_out) * longest if tables.held_out else 0
     memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured)
-    refuse_what_cannot_fit(stage, memory, base.folder, longest, this_machine(), tables.labels)
+    refuse_what_cannot_fit(stage, memory, base.folder, longest, measured, this_machine(), tables.labels)
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),

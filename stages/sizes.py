@@ -145,10 +145,11 @@ def _trained_linears(layer: Any) -> Iterator[tuple[str, Any]]:
         (name, m) for name, m in layer.named_modules() if isinstance(m, BaseTunerLayer) and _is_wide(m)
     ]
     yield from adapted
+    inside = tuple(f"{name}." for name, _ in adapted)
     for name, module in layer.named_modules():
-        if isinstance(module, torch.nn.Linear) and module.weight.requires_grad:
-            if not any(name.startswith(f"{outer}.") for outer, _ in adapted):
-                yield name, module
+        trained = isinstance(module, torch.nn.Linear) and module.weight.requires_grad
+        if trained and not name.startswith(inside):
+            yield name, module
 
 
 def _is_wide(module: Any) -> bool:

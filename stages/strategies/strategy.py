@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -42,6 +42,12 @@ class Strategy(CheckedSettings):
 
     capabilities: ClassVar[Capabilities]
     learning_rate_factor: ClassVar[float]  # against the stage's rate for full fine-tuning
+
+    def __str__(self) -> str:
+        """As it would be written: LoRA(r=16, alpha=32), without what is at its default but the rank."""
+        own = [(field, getattr(self, field.name)) for field in fields(self)]
+        written = [f"{f.name}={value!r}" for f, value in own if f.name == "r" or value != f.default]
+        return f"{type(self).__name__}({', '.join(written)})"
 
     @abstractmethod
     def wrap(self, model: Any, task: Task, seed: int) -> Any:

