@@ -128,7 +128,7 @@ def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    heads = head_modules(model) if hasattr(model, model.base_model_prefix) else ()
+    heads = head_modules(model) if hasattr(model, getattr(model, "base_model_prefix", "")) else ()
     for name, layer in model.named_modules():
         inside = any(f"{name}.".startswith(f"{head}.") for head in heads)
         if (

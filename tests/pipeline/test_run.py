@@ -37,7 +37,12 @@ class Write(Stage):
         source = context.inputs["policy"]
         content = f"{self.text} {source.fingerprint} {context.seed}"
         target = context.folder / "adapter"
-        commit_folder(target, lambda aside: (aside / "a").write_text(content) and None)
+
+        def fill(aside: Path) -> None:
+            (aside / "a").write_text(content)
+            (aside / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+        commit_folder(target, fill)
         context.events.begin_steps(0, 1)
         context.events.step(1, {"loss": 1.0})
         made = source.with_adapter(AdapterRef(target, adapter_digest(target), source.fingerprint))

@@ -12,7 +12,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 def test_there_are_no_untested_recipes() -> None:
     found = {path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__"}
-    assert found == {"quickstart", "rlhf"}
+    assert found == {"quickstart", "rlhf", "compare_strategies"}
 
 
 def test_quickstart_plans_without_weights(
