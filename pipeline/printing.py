@@ -21,15 +21,8 @@ def print_settings(stages: Sequence[tuple[str, str, Sequence[Setting]]]) -> None
     for title, kind, settings in stages:
         table = Table("setting", "value", "from", title=f"{title} ({kind})", title_justify="left")
         for setting in settings:
-            table.add_row(setting.name, _value(setting.value), setting.source)
+            table.add_row(setting.name, str(setting.value), setting.source)
         console.print(table, markup=False)
-
-
-def _value(value: Any) -> str:
-    """A strategy as it was written, LoRA(r=16, ...), everything else as Python shows it."""
-    if isinstance(value, dict) and "type" in value:
-        return f"{value['type']}({', '.join(f'{k}={v!r}' for k, v in value.items() if k != 'type')})"
-    return str(value)
 
 
 def print_plan(titles: Sequence[str], plans: Sequence[StagePlan | None]) -> None:

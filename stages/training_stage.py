@@ -134,7 +134,7 @@ class TrainingStage(Stage):
             )
 
     def _check_strategy(self) -> None:
-        name, can = type(self.strategy).__name__, self.strategy.capabilities
+        name, can = str(self.strategy), self.strategy.capabilities
         if self.has_reference and not can.has_reference:
             raise StrategyError(
                 f"Stage {self.title} compares the policy with itself as it started, and {name} keeps nothing of that while "
@@ -151,9 +151,12 @@ class TrainingStage(Stage):
         if not isinstance(self.strategy, Auto):
             return self
         from ..pipeline.base_models import find_base
+        from ..pipeline.quiet import quiet_libraries
         from .auto import resolve
 
-        return resolve(self, (model.find() if isinstance(model, ModelRef) else find_base(model)).folder)
+        with quiet_libraries():
+            base = model.find() if isinstance(model, ModelRef) else find_base(model)
+            return resolve(self, base.folder)
 
     @property
     def request(self) -> Request:
@@ -254,7 +257,7 @@ class TrainingStage(Stage):
                 "default" if self.data is not None else "packaged sample",
             ),
         }
-        rows = [Setting("strategy", as_plain(self.strategy), "given")]
+        rows = [Setting("strategy", str(self.strategy), "given")]
         for name, value in as_plain(self).items():
             if name in ("type", "name", "strategy", "trainer_args"):
                 continue
@@ -319,11 +322,14 @@ class TrainingStage(Stage):
 
 
 def _check_continue(stage: TrainingStage, last: TrainingStage) -> None:
-    name = type(last.strategy).__name__
     if not last.strategy.capabilities.continuable:
+        why = (
+            "leaves no adapter to train on; leave handover out, the new base is taken over anyway"
+            if last.strategy.capabilities.makes_base
+            else "is not saved in the shape that it trains; leave handover out, it is merged and a fresh one trained"
+        )
         raise StrategyError(
-            f"Stage {stage.title}: handover='continue' after {last.title} is not possible, {name} leaves no adapter to "
-            "train on; leave handover out, the new base is taken over anyway."
+            f"Stage {stage.title}: handover='continue' after {last.title} is not possible, {last.strategy} {why}."
         )
     if stage.strategy != last.strategy:
         raise StrategyError(

@@ -66,7 +66,7 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("the head", lambda: LoRA(target_modules=["lm_head"]), SettingError, "lm_head is the head"),
     ("a strategy class", lambda: SFT(LoRA), SettingError, r"such as LoRA\(\)"),  # type: ignore[arg-type]
     ("continue first", lambda: build(SFT(lora, handover="continue")), StrategyError, "there is none"),
-    ("continue after Full", lambda: build(SFT(Full()), DPO(Full(), handover="continue")), StrategyError, "Full leaves no adapter"),
+    ("continue after Full", lambda: build(SFT(Full()), DPO(Full(), handover="continue")), StrategyError, r"Full\(\) leaves no adapter"),
     ("continue another shape", lambda: build(SFT(lora), DPO(LoRA(r=8), handover="continue")), StrategyError, "same strategy"),
     ("continue LoRA as QLoRA", lambda: build(SFT(lora), DPO(QLoRA(r=4), handover="continue")), StrategyError, "same strategy"),
     ("a continued reward model", lambda: RewardModel(lora, handover="continue"), SettingError, "handover must be 'merge'"),

@@ -336,7 +336,7 @@ def test_a_strategy_that_keeps_no_reference_is_refused_where_one_is_needed(
         GRPO(Rewriting(), data=[{"prompt": "a"}] * 20, reward=rivers),
     ):
         with pytest.raises(
-            StrategyError, match="and Rewriting keeps nothing of that while it trains"
+            StrategyError, match=r"and Rewriting\(r=16\) keeps nothing of that while it trains"
         ) as caught:
             tiny([stage])
         assert "\n" not in str(caught.value)
