@@ -6,7 +6,7 @@
 
 On a CPU: the embedded 135M model; the peak is of the process's resident memory, above what its imports took. On a GPU:
 the sizes below with random bfloat16 weights, so that no download is needed; the peak is what PyTorch's allocator gave
-out, which is what the estimate is about (the CUDA context comes on top).
+out while the stage trains, which is what the estimate is about (the CUDA context comes on top).
 
 Most rows have `length` tokens and some a few less, so that batches are as long as planned and padded as real ones are.
 """
@@ -20,7 +20,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +40,7 @@ CPU: dict[str, tuple[str, str, dict[str, Any], int, int, dict[str, Any]]] = {
     "sft qlora 2x256": ("SFT", "QLoRA", {"r": 16}, 2, 256, {}),
     "cpt lora 8x128": ("CPT", "LoRA", {"r": 64}, 8, 128, {}),
     "reward lora 2x256": ("RewardModel", "LoRA", {"r": 16}, 2, 256, {}),
+    "reward lora 1x256": ("RewardModel", "LoRA", {"r": 16}, 1, 256, {}),
     "dpo lora 2x256": ("DPO", "LoRA", {"r": 16}, 2, 256, {}),
     "dpo full 1x128": ("DPO", "Full", {}, 1, 128, {}),
 }  # fmt: skip
@@ -134,12 +134,30 @@ def one(name: str, trains: bool) -> dict[str, Any]:
         (plan,) = pipeline.plan()
         assert plan is not None
         found = {"predicted_GB": _gb(plan.memory_bytes)}
-        found["parts_GB"] = {part: _gb(n) for part, n in getattr(plan, "memory_parts", {}).items()}
+        found["parts_GB"] = {part: _gb(n) for part, n in plan.memory_parts.items()}
         if trains:
+            peaks = watch_training() if on_gpu else []
             pipeline.run()
-            peak = torch.cuda.max_memory_allocated() if on_gpu else peak_bytes() - imported
-            found["measured_GB"] = _gb(peak)
+            found["measured_GB"] = _gb(peaks[0] if on_gpu else peak_bytes() - imported)
     return found
+
+
+def watch_training() -> list[int]:
+    """Filled with the peak of PyTorch's allocator while a stage trains, without loading and hand-over."""
+    import torch
+
+    from posttrain.stages.trl_session import TrlSession
+
+    peaks: list[int] = []
+    fit = TrlSession.fit
+
+    def watched(self: Any, checkpoint: Any) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        fit(self, checkpoint)
+        peaks.append(torch.cuda.max_memory_allocated())
+
+    TrlSession.fit = watched  # type: ignore[method-assign]
+    return peaks
 
 
 def _gb(count: float) -> float:
@@ -171,12 +189,11 @@ def random_model(size: str, folder: Path) -> Path:
 
     tokenizer = load_tokenizer(find_base("embedded").folder)
     with torch.device("cuda"):
-        model = LlamaForCausalLM(LlamaConfig(**asdict(SHAPES[size]))).to(torch.bfloat16)
+        model = LlamaForCausalLM(LlamaConfig(**SHAPES[size])).to(torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     del model
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     return folder
 
 

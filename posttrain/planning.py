@@ -49,6 +49,12 @@ def print_choices(memory: str, model: str, stage: str, max_length: int) -> bool:
         return False
     console.print(f"auto({memory!r}) takes {picked.stage.strategy}: {picked.why}.", markup=False)
     console.print("Estimates for one GPU with bfloat16; a tenth is left for the driver.", markup=False)
+    if picked.sixteen_bit_bytes > budget:
+        console.print(
+            f"They are of training: loading and merging a QLoRA base take its 16-bit weights, "
+            f"{picked.sixteen_bit_bytes / 2**30:.1f} GB, which this GPU does not hold (docs/memory.md).",
+            markup=False,
+        )
     return True
 
 

@@ -57,6 +57,7 @@ class Choice:
     bytes: int  # estimated
     fits: bool
     why: str
+    sixteen_bit_bytes: int  # of a QLoRA's base while it is loaded and merged; else 0
     chosen: bool = False
 
 
@@ -146,11 +147,12 @@ def _row(
             gradient_accumulation=accumulation,
             trainer_args=arguments,
         )
-        length = tried.longest_sequence(tried.max_length)
-        needed = estimate(tried, sizes_of(tried, source), length, recompute, machine).total
+        length, sizes = tried.longest_sequence(tried.max_length), sizes_of(tried, source)
+        needed = estimate(tried, sizes, length, recompute, machine).total
+        whole = 2 * (sizes.total - sizes.trainable) * strategy.capabilities.four_bit_base
         if needed <= limit:
-            return Choice(tried, recompute, needed, True, _why(strategy, recompute, needed, machine))
-    return Choice(tried, recompute, needed, False, f"needs {needed / _GB:.1f} GB of {limit / _GB:.1f}")
+            return Choice(tried, recompute, needed, True, _why(strategy, recompute, needed, machine), whole)
+    return Choice(tried, recompute, needed, False, f"needs {needed / _GB:.1f} GB of {limit / _GB:.1f}", whole)
 
 
 def _batches(stage: TrainingStage) -> list[tuple[int, int]]:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 _QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}
 _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
-# Share that lies idle between tensors: the only number that is measured, not counted; on a GPU it is an allowance.
-_IDLE = {"CPU": 0.1, "GPU": 0.05}
+# What lies idle between tensors is measured, not counted: a share of all, and of the activations beside adapters.
+_IDLE = {"CPU": 0.1, "GPU": 0.05}  # on a GPU it is an allowance, not measured
+_SPLIT = 0.28
 _MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
 
 
@@ -81,14 +82,14 @@ def estimate(
     activations = inputs if checkpointing else kept
     head = head_bytes(stage, sizes, tokens, machine)
     # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
-    # of the head's blocks, so that the next step's blocks get new ones.
-    idle = 0 if machine.on_gpu or makes_base else head
+    # of large ones, so that the next large ones get new places: the head's blocks, or what the layers compute between.
+    idle = 0 if machine.on_gpu or makes_base else max(head, int(_SPLIT * activations))
     embeddings = sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.
         MemoryEstimate(**held, gradients=before, activations=activations - layer * checkpointing, logits=head, allocator=idle),
         # It enters the layers: the head's blocks are gone, the top layer's gradients flow.
-        MemoryEstimate(**held, gradients=before, activations=activations + layer),
+        MemoryEstimate(**held, gradients=before, activations=activations + layer, allocator=idle),
         # It ends. A tied head has given its gradient long ago, and the embeddings' is added to it.
         MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.

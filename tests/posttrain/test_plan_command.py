@@ -33,6 +33,17 @@ def test_nothing_that_fits_is_exit_code_1(tmp_path: Path) -> None:
     assert "Nothing fits: the least needs" in done.stdout and "chosen" not in done.stdout
 
 
+def test_what_the_estimate_leaves_out_is_said(tmp_path: Path) -> None:
+    done = plan("--memory", "8GB", "--model", "7B")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "auto('8GB') takes QLoRA(r=4, alpha=16, dropout=0.05): only 4-bit weights fit" in said
+    assert (
+        "loading and merging a QLoRA base take its 16-bit weights, 12.6 GB, which this GPU does not hold"
+        in said
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
