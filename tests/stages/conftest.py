@@ -75,3 +75,36 @@ def on(tmp_path: Path) -> Callable[..., Any]:
         return Pipeline(stages, model=model, run_dir=tmp_path / name, **settings)
 
     return build
+
+
+@pytest.fixture
+def whole_and_resumed(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Any, int], tuple[dict[str, Any], dict[str, Any]]]:
+    """The tensors that a stage leaves after a run in one piece, and after one that broke at a step and went on."""
+    from safetensors.torch import load_file
+
+    from posttrain.pipeline.events import StageEvents
+
+    def both(stage: Any, breaks_at: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        real = StageEvents.step
+
+        def fails(self: Any, step: int, metrics: Any) -> None:
+            if step == breaks_at:
+                raise ConnectionError("the disk is gone")
+            real(self, step, metrics)
+
+        def left(run: Any) -> dict[str, Any]:
+            found: dict[str, Any] = load_file(next(run[stage.title].folder.glob("*/*model.safetensors")))
+            return found
+
+        whole = left(tiny([stage], name="whole").run())
+        pipeline = tiny([stage], name="stopped")
+        with monkeypatch.context() as patch:
+            patch.setattr(StageEvents, "step", fails)
+            with pytest.raises(ConnectionError):
+                pipeline.run()
+        assert list(pipeline.run_dir.rglob("checkpoints/*"))  # or it would have begun anew
+        return whole, left(pipeline.run())
+
+    return both

@@ -51,26 +51,13 @@ def test_the_factors_are_kept_orthogonal(tiny: Callable[..., Pipeline], rows: di
 
 
 def test_stopped_and_resumed_it_is_the_same(
-    tiny: Callable[..., Pipeline], rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+    whole_and_resumed: Callable[..., Any], rows: dict[str, Rows]
 ) -> None:
-    from posttrain.pipeline.events import StageEvents
-
+    """Broken while ranks are pruned."""
     stage = SFT(STRATEGY, data=rows["chat"], max_steps=12, learning_rate=1e-2, batch_size=8, max_length=128)
-    expected = tiny([stage], name="whole").run()["sft"]
-    real = StageEvents.step
-
-    def fails(self: Any, step: int, metrics: Any) -> None:
-        if step == 8:  # while ranks are pruned
-            raise ConnectionError("the disk is gone")
-        real(self, step, metrics)
-
-    pipeline = tiny([stage], name="stopped")
-    with monkeypatch.context() as patch:
-        patch.setattr(StageEvents, "step", fails)
-        with pytest.raises(ConnectionError):
-            pipeline.run()
-    again = weights_of(pipeline.run()["sft"])
-    assert all(torch.equal(again[name], value) for name, value in weights_of(expected).items())
+    whole, resumed = whole_and_resumed(stage, 8)
+    assert resumed.keys() == whole.keys()
+    assert all(bool((resumed[name] == value).all()) for name, value in whole.items())
 
 
 def test_ppo_moves_ranks_and_resumes(words: Callable[..., Pipeline], prompts: Rows) -> None:
