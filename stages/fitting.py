@@ -65,7 +65,8 @@ def nearest_change(
             changed = _with(stage, changes)
             length = min(longest, changed.longest_sequence(longest))
             given = changed.trainer_args.get("gradient_checkpointing")
-            checkpointing = True if given is None else bool(given)  # left open, it is on where it is needed
+            # Left open, it is on where it is needed.
+            checkpointing = changed.strategy.capabilities.checkpointable if given is None else bool(given)
             sizes = sizes_of(changed, source, labels)
             return estimate(changed, sizes, length, checkpointing, machine, held_out_tokens).total
         except PosttrainError:  # the stage cannot have this setting
@@ -94,7 +95,8 @@ def _with(stage: TrainingStage, changes: list[dict[str, Any]]) -> TrainingStage:
 
 def _ladder(stage: TrainingStage, longest: int) -> Iterator[list[dict[str, Any]]]:
     """Kinds of changes from the least harmful on; of each kind, its values from the least harmful on."""
-    if stage.trainer_args.get("gradient_checkpointing") is False:
+    checkpointable = stage.strategy.capabilities.checkpointable
+    if stage.trainer_args.get("gradient_checkpointing") is False and checkpointable:
         yield [{"trainer_args": {**stage.trainer_args, "gradient_checkpointing": True}}]
     yield [
         {"batch_size": stage.batch_size // n, "gradient_accumulation": stage.gradient_accumulation * n}
@@ -105,7 +107,7 @@ def _ladder(stage: TrainingStage, longest: int) -> Iterator[list[dict[str, Any]]
     if strategy.capabilities.makes_base:
         strategy = LoRA()
         yield [{"strategy": strategy}]
-    if type(strategy) is LoRA:
+    if type(strategy) is LoRA and strategy.init in (None, *QLoRA.inits):
         strategy = QLoRA(**{field.name: getattr(strategy, field.name) for field in fields(LoRA)})
         yield [{"strategy": strategy}]
     lengths = [length for length in (4096, 2048, 1024, 512, 256, 128) if _LEAST_LENGTH <= length < longest]

@@ -125,7 +125,9 @@ def test_a_killed_writer_leaves_whole_or_nothing(tmp_path: Path) -> None:
             [sys.executable, "-c", _WRITER, str(tmp_path / "x")], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        while attempt >= 4 and not (tmp_path / "x").exists():  # a busy machine may be slow to its first commit
+        while (
+            attempt >= 4 and not (tmp_path / "x").exists()
+        ):  # a busy machine may be slow to its first commit
             time.sleep(0.001)
         time.sleep(0.02 + 0.017 * attempt)
         os.kill(process.pid, signal.SIGKILL)

@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from posttrain import CPT, DPO, PPO, SFT, AdaLoRA, Freeze, Full, LoRA, Pipeline, QLoRA, RewardModel
+from posttrain import (
+    CPT,
+    DPO,
+    PPO,
+    SFT,
+    AdaLoRA,
+    Freeze,
+    Full,
+    LoRA,
+    Pipeline,
+    PrefixTuning,
+    QLoRA,
+    RewardModel,
+)
 from posttrain.errors import NotEnoughMemoryError
 from posttrain.stages.fitting import nearest_change
 from posttrain.stages.machine import Machine
@@ -206,3 +219,11 @@ def test_the_plan_tells_its_parts(tiny: Callable[..., Pipeline], rows: Rows, cap
 def test_the_critic_is_counted_with_the_policy() -> None:
     alone, both = (sizes_of(PPO(LoRA(r=16), critic=critic), "1B") for critic in ("shared", "adapter"))
     assert both.beside == both.trainable - alone.trainable > 0
+
+
+@pytest.mark.parametrize("strategy", [PrefixTuning(), LoRA(init="pissa")], ids=["prefix", "pissa"])
+def test_no_change_is_named_that_the_strategy_cannot_have(strategy: Any) -> None:
+    found = nearest_change(SFT(strategy, batch_size=64), "1B", 1024, 0, machine(12))
+    assert found is not None
+    assert "QLoRA" not in found[0]
+    assert isinstance(strategy, LoRA) or "gradient_checkpointing" not in found[0]
