@@ -1,6 +1,6 @@
 """Every strategy on one task with the same budget: what it reaches, what it trains, what it costs.
 
-python recipes/compare_strategies.py                              # all of them on the embedded model, about an hour
+python recipes/compare_strategies.py                              # all of them on the embedded model, about two hours
 python recipes/compare_strategies.py --only lora --only full      # some of them
 python recipes/compare_strategies.py --model Qwen/Qwen3-1.7B --run-dir runs/mine
 

@@ -39,8 +39,8 @@ trained and how, knows nothing of stages or data, and is the same object in all 
 
 Which one: much data and much memory, `Full`; quick trials and most other things, `LoRA`; a large model on a small card,
 `QLoRA`; many tasks on one base, any adapter; very few rows, `IA3`, `LNTuning` or `PromptTuning`; a small data set that
-must not make the model forget, `GradualUnfreeze`, `Freeze` or `Full(llrd=0.9)`. What each of them reached on one task
-with one budget is in [benchmarks/RESULTS.md](../benchmarks/RESULTS.md).
+must not make the model forget, `GradualUnfreeze`, `Freeze` or `Full(llrd=0.9)`. To see what each reaches on one task
+with one budget, run [recipes/compare_strategies.py](../recipes/compare_strategies.py).
 
 ## What each can do
 
