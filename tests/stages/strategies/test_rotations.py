@@ -84,7 +84,4 @@ def test_the_plan_counts_the_permutations(tiny: Callable[..., Pipeline], rows: R
     assert plans[0] is not None and plans[1] is not None
     widths = [128] * 6 + [tiny_model().model.layers[0].mlp.down_proj.in_features]
     matrices = 2 * sum(width**2 for width in widths) * 4  # two layers, float32
-    trained = plans[1].trainable_parameters - plans[0].trainable_parameters
-    assert plans[1].memory_bytes - plans[0].memory_bytes == pytest.approx(
-        1.1 * (matrices + trained * 16), rel=0.01
-    )
+    assert plans[1].memory_parts["weights"] - plans[0].memory_parts["weights"] == matrices
