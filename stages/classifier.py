@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..data_formats import Kind
 from ..data_formats.metrics import classification, confusion, multilabel
 from ..pipeline.heads import Labels
-from .evaluation import head_logits
 from .labelled_stage import LabelledStage
 from .strategies import Task
 from .training_stage import Metrics
 from .trl_trainers import TrainerKind
-
-if TYPE_CHECKING:
-    from ..data_formats import TokenTable
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,11 @@ class Classifier(LabelledStage):
     kind: ClassVar[Kind] = "labelled"
     trainer: ClassVar[TrainerKind] = "classifier"
     task: ClassVar[Task] = "classifier"
+    gold: ClassVar[str] = "classes"
 
-    def measuring(
-        self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Metrics:
         """loss (nats per row; per row and class of several labels), accuracy, macro_f1; and counts by label."""
-        rows = [held_out.row(i) for i in range(len(held_out))]
-
-        def measure(model: Any) -> Metrics:
-            logits = head_logits(model, [row["input_ids"] for row in rows], pad_id)
-            return class_metrics(logits, [row["classes"] for row in rows], Labels.of(model.config))
-
-        return measure(model), measure
+        return class_metrics(logits, gold, labels)
 
 
 def class_metrics(logits: Sequence[Any], classes: Sequence[Sequence[int]], labels: Labels) -> Metrics:

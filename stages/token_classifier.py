@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..data_formats import Kind
 from ..data_formats.metrics import span_f1
 from ..data_formats.tagging import spans_of
 from ..pipeline.heads import Labels
-from .evaluation import head_logits
 from .labelled_stage import LabelledStage
 from .strategies import Task
 from .training_stage import Metrics
 from .trl_trainers import TrainerKind
-
-if TYPE_CHECKING:
-    from ..data_formats import TokenTable
 
 
 @dataclass(frozen=True)
@@ -36,18 +32,11 @@ class TokenClassifier(LabelledStage):
     kind: ClassVar[Kind] = "tagged"
     trainer: ClassVar[TrainerKind] = "token_classifier"
     task: ClassVar[Task] = "token_classifier"
+    gold: ClassVar[str] = "labels"
 
-    def measuring(
-        self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Metrics:
         """loss (nats per tagged token); precision, recall and f1 of exact spans of tokens; and counts by label."""
-        rows = [held_out.row(i) for i in range(len(held_out))]
-
-        def measure(model: Any) -> Metrics:
-            logits = head_logits(model, [row["input_ids"] for row in rows], pad_id)
-            return tag_metrics(logits, [row["labels"] for row in rows], Labels.of(model.config))
-
-        return measure(model), measure
+        return tag_metrics(logits, gold, labels)
 
 
 def tag_metrics(logits: Sequence[Any], tags: Sequence[Sequence[int]], labels: Labels) -> Metrics:
