@@ -8,7 +8,7 @@ practice).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, pstdev, stdev
@@ -49,7 +49,7 @@ class _Trend:
 
     start: float
     now: float
-    noise: float = math.nan  # standard error of their difference
+    noise: float  # standard error of their difference
 
     @property
     def rose(self) -> bool:
@@ -63,106 +63,129 @@ class _Trend:
 
 def alarms(history: History) -> list[tuple[str, str]]:
     """What runs away at the end of `history`, one dict per step: [(name, what was measured and what to do)]."""
-    if len(history) <= _STEPS:
-        return list(_of_updates(history))
-    return [*_of_updates(history), *_of_answers(history)]
+    return [(name, text) for name, check in _CHECKS.items() if (text := check(history))]
 
 
-def _of_updates(history: History) -> Iterator[tuple[str, str]]:
-    """What needs no comparison with the start."""
-    kl, per_token, clipped = (_lately(history, name) for name in ("kl", "kl_per_token", "clip_fraction"))
+def _kl(history: History) -> str | None:
+    kl, per_token = _lately(history, "kl"), _lately(history, "kl_per_token")
     if per_token > 0.5 and kl > _CERTAIN * _error(history[-_STEPS:], "kl"):
-        yield (
-            "kl",
-            (
-                f"the KL to the reference is {kl:.1f} nats an answer, {per_token:.2f} a token: the policy leaves what the reward "
-                "model was trained on; raise kl_coef, set target_kl, or lower learning_rate"
-            ),
+        return (
+            f"the KL to the reference is {kl:.1f} nats an answer, {per_token:.2f} a token: the policy leaves what the "
+            "reward model was trained on; raise kl_coef, set target_kl, or lower learning_rate"
         )
-    if clipped > 0.5:
-        yield (
-            "clip",
-            (
-                f"{clipped:.0%} of the tokens are clipped: the steps are too large; lower learning_rate or num_ppo_epochs"
-            ),
-        )
-    if len(history) < _STEPS:
-        return
-    lately = history[-_STEPS:]
-    if all(line.get("reward_std") == 0 and line.get("reward") == lately[0].get("reward") for line in lately):
-        yield (
-            "constant reward",
-            ("every answer gets the same reward, so there is nothing to learn; look at the reward"),
-        )
-    r, answers = _lately(history, "reward_length_correlation"), _total(lately, "answers")
-    if answers > 3 and math.atanh(max(min(r, 0.999), -0.999)) - _CERTAIN / math.sqrt(
-        answers - 3
-    ) > math.atanh(_MOSTLY):
-        yield (
-            "length",
-            (
-                f"longer answers score higher (r = {r:.2f}), and most of the reward is their length; add a length penalty, or "
-                "look at the reward"
-            ),
-        )
+    return None
 
 
-def _of_answers(history: History) -> Iterator[tuple[str, str]]:
-    """What the answers have become since the start."""
-    length, repeats, judge = (_trend(history, name) for name in ("length", "repetition", "judge"))
-    r, stopped, reward = _lately(history, "reward_length_correlation"), _stopped(history), _reward(history)
-    grown = length.now / max(length.start, 1.0)
-    if grown > 2.0 and length.rose and r > 0.3:
-        yield (
-            "length",
-            (
-                f"answers grew to {grown:.1f} times their length and longer ones score higher (r = {r:.2f}): the reward pays for "
-                "length; add a length penalty"
-            ),
+def _clip(history: History) -> str | None:
+    if (clipped := _lately(history, "clip_fraction")) > 0.5:
+        return f"{clipped:.0%} of the tokens are clipped: the steps are too large; lower learning_rate or num_ppo_epochs"
+    return None
+
+
+def _constant_reward(history: History) -> str | None:
+    rewards = {line.get("reward") for line in history[-_STEPS:] if line.get("reward_std") == 0}
+    if (
+        len(history) >= _STEPS
+        and all(line.get("reward_std") == 0 for line in history[-_STEPS:])
+        and len(rewards) == 1
+    ):
+        return "every answer gets the same reward, so there is nothing to learn; look at the reward"
+    return None
+
+
+def _length(history: History) -> str | None:
+    r, length = _lately(history, "reward_length_correlation"), _trend(history, "length")
+    if len(history) >= _STEPS and _least(r, _total(history[-_STEPS:], "answers")) > _MOSTLY:
+        return (
+            f"longer answers score higher (r = {r:.2f}): most of the reward is their length; add a length penalty, or look "
+            "at the reward"
         )
-    if grown < 0.5 and length.fell and length.start >= 4:
-        yield "short", f"answers shrank to {grown:.2f} of their length: the reward pays for saying little"
-    if repeats.now > max(0.5, repeats.start + 0.25) and repeats.rose:
-        yield (
-            "repetition",
-            (
-                f"{repeats.now:.0%} of an answer repeats itself ({repeats.start:.0%} at the start): the reward pays for "
-                "repetition; lower learning_rate or raise kl_coef"
-            ),
+    if length.now > 2.0 * max(length.start, 1.0) and length.rose and r > 0.3:
+        return (
+            f"answers grew from {length.start:.0f} to {length.now:.0f} tokens and longer ones score higher (r = {r:.2f}): "
+            "the reward pays for length; add a length penalty"
         )
+    return None
+
+
+def _short(history: History) -> str | None:
+    length = _trend(history, "length")
+    if length.now < 0.5 * length.start and length.fell and length.start >= 4:
+        return (
+            f"answers shrank from {length.start:.0f} to {length.now:.0f} tokens: the reward pays for saying little; look at "
+            "the reward"
+        )
+    return None
+
+
+def _repetition(history: History) -> str | None:
+    repeated = _trend(history, "repetition")
+    if repeated.now > max(0.5, repeated.start + 0.25) and repeated.rose:
+        return (
+            f"{repeated.now:.0%} of an answer repeats itself ({repeated.start:.0%} at the start): the reward pays for "
+            "repetition; lower learning_rate or raise kl_coef"
+        )
+    return None
+
+
+def _stops(history: History) -> str | None:
+    stopped = _stopped(history)
     if stopped.now < 0.5 * stopped.start and stopped.fell:
-        yield (
-            "stops",
-            (
-                f"{stopped.now:.0%} of the answers stop by themselves ({stopped.start:.0%} at the start); set "
-                "missing_eos_penalty or raise max_new_tokens"
-            ),
+        return (
+            f"{stopped.now:.0%} of the answers stop by themselves ({stopped.start:.0%} at the start); set "
+            "missing_eos_penalty or raise max_new_tokens"
         )
+    return None
+
+
+def _entropy(history: History) -> str | None:
     entropy = _trend(history, "entropy")
     if entropy.now < 0.2 * entropy.start:
-        yield (
-            "entropy",
-            (
-                f"the entropy fell to {entropy.now:.2f} nats a token from {entropy.start:.2f}: the policy says one thing only; "
-                "lower learning_rate, or set entropy_coef"
-            ),
+        return (
+            f"the entropy fell to {entropy.now:.2f} nats a token from {entropy.start:.2f}: the policy says one thing only; "
+            "lower learning_rate, or set entropy_coef"
         )
-    if judge.fell and reward.rose:
-        yield (
-            "judge",
-            "the reward rises while the second judge's falls: the reward is being hacked; stop here",
-        )
+    return None
+
+
+def _judge(history: History) -> str | None:
+    if _trend(history, "judge").fell and _reward(history).rose:
+        return "the reward rises while the second judge's falls: the reward is being hacked; stop here"
+    return None
+
+
+def _critic(history: History) -> str | None:
+    """Its error against the variance of the returns; the median, for one odd rollout says nothing."""
     explained = [
-        value for line in history[-_STEPS:] if (value := _value(line, "explained_variance")) == value
+        value for line in history[-_STEPS:] if not math.isnan(value := _value(line, "explained_variance"))
     ]
-    if explained and median(explained) < -1.0:
-        yield (
-            "critic",
-            (
-                f"the critic is further from the returns than their mean is (explained variance {median(explained):.1f}), so the "
-                "advantages are noise; lower critic_learning_rate"
-            ),
+    if len(history) > _STEPS and len(explained) == _STEPS and median(explained) < -1.0:
+        return (
+            f"the critic is further from the returns than their mean is (explained variance {median(explained):.1f}), so "
+            "the advantages are noise; lower critic_learning_rate"
         )
+    return None
+
+
+_CHECKS: Mapping[str, Callable[[History], str | None]] = {
+    "kl": _kl,
+    "length": _length,
+    "short": _short,
+    "repetition": _repetition,
+    "stops": _stops,
+    "entropy": _entropy,
+    "judge": _judge,
+    "critic": _critic,
+    "clip": _clip,
+    "constant reward": _constant_reward,
+}
+
+
+def _least(r: float, answers: float) -> float:
+    """What a correlation seen over so many answers is at least (Fisher's z)."""
+    if not answers > 3:
+        return math.nan
+    return math.tanh(math.atanh(max(min(r, 0.999), -0.999)) - _CERTAIN / math.sqrt(answers - 3))
 
 
 def _trend(history: History, name: str) -> _Trend:
@@ -188,8 +211,8 @@ def _reward(history: History) -> _Trend:
 
 
 def _error(lines: History, name: str) -> float:
-    """Standard error of the mean over some steps."""
-    errors = [_value(line, f"{name}_se") for line in lines]
+    """Standard error of the mean over some steps; 0 where none came with it, as with TRL's own numbers."""
+    errors = [_value(line, f"{name}_se") if f"{name}_se" in line else 0.0 for line in lines]
     return math.hypot(*errors) / len(errors)
 
 

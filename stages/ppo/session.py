@@ -141,8 +141,11 @@ class PPOSession:
         )
         ready = time.monotonic()
         generator = torch.Generator().manual_seed(row_seed(seed, step, "order") % 2**63)
+        longest = max(len(p) + len(a) for p, a in zip(scored.prompts, scored.answers, strict=True))
+        hidden, on_gpu = self.model.config.get_text_config().hidden_size, self.model.device.type != "cpu"
+        micro_batch = self._stage.rows_at_once(longest, hidden, on_gpu)
         tally = self._updater.learn(
-            scored, micro_batch=self._stage.batch_size, pad_id=self._rollouts.pad_id, generator=generator,
+            scored, micro_batch=micro_batch, pad_id=self._rollouts.pad_id, generator=generator,
             critic_alone=step < arguments.value_warmup_steps,
         )  # fmt: skip
         done = time.monotonic()

@@ -218,3 +218,6 @@ def test_kl_beyond_its_noise() -> None:
     line = still(draw, 64) | {"kl": 8.0, "kl_per_token": 0.8, "kl_se": 0.5}
     assert [name for name, _ in alarms([line] * 3)] == ["kl"]
     assert alarms([line | {"kl_se": 6.0}] * 3) == []
+    assert [name for name, _ in alarms([{"kl": 8.0, "kl_per_token": 0.8}] * 3)] == [
+        "kl"
+    ]  # as TRL's trainers log it
