@@ -295,3 +295,35 @@ def test_an_answer_without_log_probabilities_is_not_compared() -> None:
     assert sampler_difference(two, ours) == pytest.approx(0.1)
     with pytest.raises(SamplerError, match=r"1\.10 nats a token away"):
         sampler_difference(two, ours - 1.0)
+
+
+def test_the_first_of_several_processes_writes_and_loads(words_model: Path, tmp_path: Path) -> None:
+    """The others answer with its adapter, on the server that all of them share."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.pipeline import Ranks
+    from posttrain.stages.online.vllm.engine import Adapter, Limits
+    from posttrain.stages.online.vllm.sampler import VLLMSampler
+    from posttrain.stages.online.vllm.server import Server as Client
+
+    class Second(Ranks):
+        def share(self, value: Any) -> Any:
+            assert value is None
+            return written
+
+    policy = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(words_model), LoraConfig(r=4, target_modules="all-linear")
+    )
+    limits = Limits((1,), 4, 1.0)
+    with Server(Model(words_model)) as server:
+        client = Client(server.url, words_model, rank=4, max_length=32, timeout_s=60.0)
+        first = VLLMSampler(client, policy, tmp_path / "sampler", limits, Ranks())
+        answers = first.sample([[2, 7, 3]] * 3, [1, 2, 3])
+        (name,) = server.loaded
+        written = Adapter(name, tmp_path / "sampler" / name)
+        second = VLLMSampler(client, policy, tmp_path / "sampler", limits, Second(rank=1, size=2))
+        assert second.sample([[2, 7, 3]] * 3, [1, 2, 3]) == answers
+        assert second.sample([], []) == []
+        assert server.loaded == [name]
+        assert [path.name for path in (tmp_path / "sampler").iterdir()] == [name]

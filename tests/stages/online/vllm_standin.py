@@ -41,7 +41,7 @@ class Model:
         assert config["peft_type"] == "LORA" and not config["use_dora"] and not config["modules_to_save"]
         if config["r"] > self._room:
             raise ValueError(f"LoRA rank {config['r']} is greater than max_lora_rank {self._room}.")
-        with self._lock:
+        with self._lock, torch.random.fork_rng(devices=[]):  # another process would draw from its own
             model = AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32)
             self.adapters[key] = PeftModel.from_pretrained(model, folder).eval()
 
