@@ -103,7 +103,7 @@ def test_it_stands_on_the_merged_base(
     assert adapter_of(run) == adapter_of(plain)
     merged = [path.name for path in run["ppo"].folder.glob("base-*")]
     assert len(merged) == (handover == "merge")
-    assert str(engine[0].model.base).endswith(merged[0]) == (handover == "merge") if merged else True
+    assert [engine[0].model.base.name] == merged or handover == "continue"
 
 
 def test_a_server_is_told_to_serve_the_merged_base(
@@ -123,23 +123,27 @@ def test_a_server_is_told_to_serve_the_merged_base(
 
 
 def test_a_server_that_dies_loses_nothing(
-    words: Callable[..., Pipeline], prompts: Rows, server: Server, plain: bytes
+    words: Callable[..., Pipeline], prompts: Rows, server: Server
 ) -> None:
+    """It dies in the fourth rollout; checkpoints come every second step, and yet the third update is kept."""
+    settings = SHORT | {"max_steps": 20, "batch_size": 2, "max_new_tokens": 3}
+    plain = adapter_of(words([PPO(lora, data=prompts, **settings)], name="plain").run())
+
     def dies(reply: dict[str, Any]) -> Any:
         return (
             {"status": 500, "error": {"message": "the engine\nis dead"}} if len(server.loaded) > 3 else reply
         )
 
     server.faults["/v1/completions"] = dies
-    pipeline = words([PPO(lora, data=prompts, sampler=VLLM(server.url), **SHORT)])
+    pipeline = words([PPO(lora, data=prompts, sampler=VLLM(server.url), **settings)])
     with pytest.raises(SamplerError, match=r"refused /v1/completions \(500: the engine is dead\)"):
         pipeline.run()
-    assert [path.name for path in pipeline.run_dir.rglob("checkpoints/*")][-1].endswith("2")
+    assert max(int(path.name.split("-")[-1]) for path in pipeline.run_dir.rglob("checkpoints/*")) == 3
     del server.faults["/v1/completions"]
-    server.model = Model(server.model.base)  # started anew, and elsewhere
+    server.model = Model(server.model.base)  # started anew: it knows no adapter
     run = pipeline.run()
     assert adapter_of(run) == plain
-    assert len(run["ppo"].history) == 4
+    assert len(run["ppo"].history) == 20
 
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
@@ -204,7 +208,7 @@ def test_an_engine_that_keeps_to_its_first_adapter_is_noticed(
         return real(key, *asked)
 
     server.model.answer = stale  # type: ignore[method-assign]
-    settings = SHORT | {"learning_rate": 3e-2, "reward": rivers}
+    settings = SHORT | {"learning_rate": 3e-2}
     with pytest.raises(SamplerError, match="it answers from another model, or without the policy's adapter"):
         words([PPO(lora, data=prompts, sampler=VLLM(server.url), **settings)]).run()
 
