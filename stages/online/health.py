@@ -36,9 +36,7 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 History = Sequence[Mapping[str, float | None]]
 _STEPS = 3  # that a number is averaged over, at the start and lately
-_CERTAIN = (
-    4.0  # standard errors: chance exceeds them once in 30,000 looks, and every step looks at every number
-)
+_CERTAIN = 4.0  # standard errors: chance exceeds them once in 30,000 looks, and each step is a look
 _MOSTLY = math.sqrt(0.5)  # a correlation at which one number explains half of the other's variance
 
 
@@ -83,12 +81,9 @@ def _clip(history: History) -> str | None:
 
 
 def _constant_reward(history: History) -> str | None:
-    rewards = {line.get("reward") for line in history[-_STEPS:] if line.get("reward_std") == 0}
-    if (
-        len(history) >= _STEPS
-        and all(line.get("reward_std") == 0 for line in history[-_STEPS:])
-        and len(rewards) == 1
-    ):
+    lately = history[-_STEPS:]
+    varies = any(line.get("reward_std") != 0 or line["reward"] != lately[0]["reward"] for line in lately)
+    if len(lately) == _STEPS and not varies:
         return "every answer gets the same reward, so there is nothing to learn; look at the reward"
     return None
 
@@ -156,10 +151,8 @@ def _judge(history: History) -> str | None:
 
 def _critic(history: History) -> str | None:
     """Its error against the variance of the returns; the median, for one odd rollout says nothing."""
-    explained = [
-        value for line in history[-_STEPS:] if not math.isnan(value := _value(line, "explained_variance"))
-    ]
-    if len(history) > _STEPS and len(explained) == _STEPS and median(explained) < -1.0:
+    explained = [_value(line, "explained_variance") for line in history[-_STEPS:]]
+    if len(history) > _STEPS and not any(map(math.isnan, explained)) and median(explained) < -1.0:
         return (
             f"the critic is further from the returns than their mean is (explained variance {median(explained):.1f}), so "
             "the advantages are noise; lower critic_learning_rate"

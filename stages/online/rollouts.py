@@ -226,10 +226,8 @@ class Rollouts:
         prove("log_prob_difference", prove_equal("The chunked log-probability", theirs, mine, 1e-4))
         if self._starts_as_reference:
             prove("reference_difference_nats", prove_unchanged(mine, reference))
-        copies = (
-            self.roles.copies_of_the_base() + self._judges.other_models + self._sampler.copies_of_the_base
-        )
-        prove("copies_of_the_base", float(copies))
+        beside = self._judges.other_models + self._sampler.copies_of_the_base
+        prove("copies_of_the_base", float(self.roles.copies_of_the_base() + beside))
         if not isinstance(self._sampler, TransformersSampler):
             self._prove_sampler(prompts, prove)
 

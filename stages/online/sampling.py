@@ -22,9 +22,7 @@ class Answer:
 
     ids: tuple[int, ...]  # up to and with the stop token
     stopped: bool  # ended by a stop token, not cut at max_new_tokens
-    log_probs: tuple[float, ...] | None = (
-        None  # of `ids`, where another program sampled: compared, never learned from
-    )
+    log_probs: tuple[float, ...] | None = None  # by another program that sampled: compared, not learned from
 
 
 class Sampler(Protocol):
