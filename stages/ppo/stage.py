@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
-_HIDDEN_ON_A_CPU = (
-    300_000  # numbers in the hidden states of a batch: its cores are busy then, and more take memory
-)
+_HIDDEN_ON_A_CPU = 300_000  # numbers in the hidden states of a batch: enough to keep its cores busy
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -155,7 +153,7 @@ class PPO(OnlineStage):
         return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches * ranks
 
     def rows_at_once(self, length: int, hidden: int, on_gpu: bool) -> int:
-        """A batch is cut where that costs no time: the gradients are those of the mini-batch, however it is cut."""
+        """Fewer take less memory, and the gradients are those of the mini-batch however it is cut."""
         return (
             self.batch_size if on_gpu else min(self.batch_size, max(1, _HIDDEN_ON_A_CPU // (length * hidden)))
         )
