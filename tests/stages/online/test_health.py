@@ -68,7 +68,7 @@ def split(prompts: Rows, seed: int) -> dict[str, Rows]:
     return {"data": drawn[8:], "eval_data": drawn[:8]}
 
 
-SPLITS = 5  # every hack and clean seed meets one of them here; limits were set on others
+SPLITS = 5  # each hack and each clean seed meets one of them
 
 
 @pytest.mark.slow
