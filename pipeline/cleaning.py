@@ -1,0 +1,76 @@
+"""What of a run folder is needed no more, and how much it weighs. Nothing that a run could go on from is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .durable import read_sealed
+from .lock import run_lock
+from .run import RUN_FILE, STAGE_FILE
+from .run_list import find_runs, read_state
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that can be deleted."""
+
+    run: Path
+    path: Path
+    why: str
+    bytes: int
+
+
+def leftovers(folder: Path, older: bool = False) -> list[Leftover]:
+    """Of the run folders at and below `folder`. older: finished stages of earlier settings, too, which the newest run
+    does not use.
+
+    Runs that are at work are left out. Raises RunFolderError when there is no such folder.
+    """
+    found = []
+    for run in find_runs(folder):
+        if read_state(run).status not in ("running", "damaged"):
+            found += [Leftover(run, path, why, _size(path)) for path, why in _of_run(run, older)]
+    return found
+
+
+def delete(found: list[Leftover]) -> int:
+    """Delete them; returns the bytes. Raises RunLockedError when a run has begun to work in the meantime."""
+    freed = 0
+    for run in dict.fromkeys(one.run for one in found):
+        with run_lock(run):
+            for one in (one for one in found if one.run == run):
+                shutil.rmtree(one.path) if one.path.is_dir() else one.path.unlink(missing_ok=True)
+                freed += one.bytes
+    return freed
+
+
+def _of_run(run: Path, older: bool) -> Iterator[tuple[Path, str]]:
+    used = set()
+    if (run / RUN_FILE).is_file():
+        used = {run / entry["folder"] for entry in read_sealed(run / RUN_FILE)["stages"]}
+    yield from ((path, "half-written") for path in run.glob(".*.tmp"))
+    for stage in sorted(path for path in (run / "stages").glob("*") if path.is_dir()):
+        finished = (stage / STAGE_FILE).is_file()
+        if stage not in used and not finished:
+            yield stage, "unfinished stage of earlier settings"
+        elif stage not in used and older:
+            yield stage, "finished stage of earlier settings"
+        else:
+            yield from _inside(stage, finished)
+
+
+def _inside(stage: Path, finished: bool) -> Iterator[tuple[Path, str]]:
+    yield from ((path, "half-written") for path in stage.glob(".*.tmp"))
+    yield from ((path, "damaged, put aside") for path in stage.rglob("*.corrupt-*"))
+    if (stage / "scratch").is_dir():
+        yield stage / "scratch", "of a stopped trainer"
+    if finished and (stage / "checkpoints").is_dir():
+        yield stage / "checkpoints", "checkpoints of a finished stage"
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())

@@ -1,0 +1,82 @@
+"""Which runs there are below a folder, and how each stands; nothing is loaded or verified."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from posttrain.errors import CorruptArtifactError, RunFolderError
+
+from .attempt import ATTEMPT_FILE, Attempt
+from .durable import read_sealed
+from .lock import is_held
+from .run import RUN_FILE, STAGE_FILE
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run folder. changed: seconds since 1970. stopped: by a signal, or killed."""
+
+    folder: Path
+    status: Literal["finished", "running", "stopped", "failed", "damaged"]
+    stages: tuple[str, ...]  # of the pipeline
+    finished: tuple[str, ...]
+    changed: float
+    bytes: int
+    error: str = ""
+
+    @property
+    def last_stage(self) -> str:
+        """The stage at work, or where it ended: the first that is not finished; of a finished run the last."""
+        left = [name for name in self.stages if name not in self.finished]
+        return left[0] if left else (self.stages or ("",))[-1]
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RUN_FILE).is_file() or (folder / ATTEMPT_FILE).is_file()
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """The run folders at and below `folder`, by name; what is inside one is not looked at.
+
+    Raises RunFolderError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"There is no folder {folder}.")
+    for place, below, _ in os.walk(folder):
+        if is_run(Path(place)):
+            below.clear()
+            yield Path(place)
+        below.sort()
+
+
+def read_state(folder: Path) -> RunState:
+    """How a run stands. Raises RunFolderError for a folder that is none."""
+    folder = folder.expanduser().resolve()
+    if not is_run(folder):
+        raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}.")
+    files = [entry for entry in folder.rglob("*") if entry.is_file() and not entry.is_symlink()]
+    size = sum(file.stat().st_size for file in files)
+    changed = max((file.stat().st_mtime for file in files), default=0.0)
+    try:
+        kept = (
+            read_sealed(folder / RUN_FILE)
+            if (folder / RUN_FILE).is_file()
+            else {"stages": [], "pipeline": []}
+        )
+        attempt = Attempt.read(folder)
+    except CorruptArtifactError as error:
+        return RunState(folder, "damaged", (), (), changed, size, str(error))
+    stages = attempt.stages if attempt else tuple(kept["pipeline"])
+    done = tuple(one["name"] for one in kept["stages"] if (folder / one["folder"] / STAGE_FILE).is_file())
+    if is_held(folder):
+        return RunState(folder, "running", stages, done, changed, size)
+    if attempt is None:
+        status: Literal["finished", "stopped"] = "finished" if set(stages) <= set(done) else "stopped"
+        return RunState(folder, status, stages, done, changed, size)
+    if attempt.status == "running":
+        return RunState(folder, "stopped", stages, done, changed, size, "The process was killed.")
+    return RunState(folder, attempt.status, stages, done, changed, size, attempt.error)

@@ -1,0 +1,204 @@
+"""From what a recipe file says to the Pipeline that the same recipe in Python would build."""
+
+from __future__ import annotations
+
+import collections.abc
+import json
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from posttrain import Data, Pipeline, Stage
+from posttrain.data_formats import DataSource
+from posttrain.errors import PosttrainError, RecipeError
+from posttrain.pipeline.settings import refuse_unknown
+
+from .forms import Form, forms_of, is_form
+from .functions import find_function
+from .nodes import Node
+
+
+def build(recipe: Node) -> Pipeline:
+    """The Pipeline, checked as it is when Python builds it.
+
+    Raises RecipeError for what a recipe cannot say, and what the Pipeline raises; each begins with the place.
+    """
+    if not isinstance(recipe.value, dict):
+        raise RecipeError(
+            f"{recipe.place} a recipe is a mapping with 'stages:', and this is {_found(recipe)}."
+        )
+    pipeline: Pipeline = _made(_with_strategy(recipe, recipe.value), Form.of(Pipeline))
+    return pipeline
+
+
+def _with_strategy(recipe: Node, given: Mapping[str, Node]) -> Node:
+    """The strategy at the top goes into each stage that takes one and names none."""
+    strategy, stages = given.get("strategy"), given.get("stages")
+    rest = {key: node for key, node in given.items() if key != "strategy"}
+    if strategy is None or stages is None or not isinstance(stages.value, list):
+        return Node(rest, recipe.place)
+    return Node(
+        rest | {"stages": replace(stages, value=[_takes(one, strategy) for one in stages.value])},
+        recipe.place,
+    )
+
+
+def _takes(stage: Node, strategy: Node) -> Node:
+    pair = stage.value if isinstance(stage.value, dict) else {str(stage.value): Node(None, stage.place)}
+    kind, settings = next(iter(pair.items()), ("", Node(None, stage.place)))
+    below = {} if settings.value is None else settings.value
+    form = forms_of(Stage).get(kind)
+    if (
+        len(pair) != 1
+        or form is None
+        or "strategy" not in form.settings
+        or not isinstance(below, dict)
+        or "strategy" in below
+    ):
+        return stage
+    return Node({kind: Node({**below, "strategy": strategy}, settings.place)}, stage.place)
+
+
+def _made(node: Node, form: Form) -> Any:
+    """What the form builds from a mapping of its settings."""
+    given = {} if node.value is None else node.value
+    if not isinstance(given, dict):
+        raise RecipeError(
+            f"{node.place} {form.name} takes settings as a mapping, and this is {_found(node)}."
+        )
+    for name, one in given.items():
+        try:
+            refuse_unknown(form.name, [name], form.settings)
+        except PosttrainError as error:
+            raise _at(one.place, error) from None
+    if missing := [name for name in form.required if name not in given]:
+        raise RecipeError(f"{node.place} {form.name} needs {missing[0]!r}.")
+    values = {name: read(one, form.settings[name].hint, f"{form.name}.{name}") for name, one in given.items()}
+    try:
+        return form.build(**values)
+    except PosttrainError as error:
+        raise _at(_place_of(str(error), node, given), error) from None
+
+
+def _at(place: str, error: PosttrainError) -> PosttrainError:
+    return error if str(error).startswith(place) else type(error)(f"{place} {error}")
+
+
+def _place_of(message: str, node: Node, given: Mapping[str, Node]) -> str:
+    """The line of the setting, or of the stage, that an error is about."""
+    named = [name for name in given if re.search(rf"\(\[*[^()]*\b{name}=", message)]
+    if named:
+        return given[named[0]].place
+    stage = re.match(r"Stage (\d+) ", message)
+    if stage and "stages" in given and isinstance(given["stages"].value, list):
+        return given["stages"].value[int(stage[1]) - 1].place
+    return node.place
+
+
+def read(node: Node, hint: Any, what: str) -> Any:
+    """The value of a setting of this type. what: "SFT.epochs", for messages."""
+    arm = next((arm for arm in arms(hint) if _accepts(node, arm)), None)
+    if arm is None:
+        raise RecipeError(f"{node.place} {what} must be {said(hint)}, and this is {_found(node)}.")
+    if arm == DataSource:
+        return _data(node, what)
+    if is_form(arm):
+        return _named(node, arm, what)
+    origin = get_origin(arm) or arm
+    if isinstance(node.value, list):
+        (item,) = get_args(arm)[:1] or (Any,)
+        return [read(one, item, what) for one in node.value]
+    if isinstance(node.value, dict):
+        item = get_args(arm)[1] if origin is collections.abc.Mapping else Any
+        return {key: read(one, item, f"{what}.{key}") for key, one in node.value.items()}
+    if origin is collections.abc.Callable:
+        return find_function(str(node.value), f"{node.place} {what}")
+    return node.value
+
+
+def arms(hint: Any) -> tuple[Any, ...]:
+    """The types that a union is of."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(arm for one in get_args(hint) for arm in arms(one))
+    return (hint,)
+
+
+def _accepts(node: Node, arm: Any) -> bool:
+    """Whether a value of this shape can be of the type; what is inside is looked at when it is read."""
+    value, origin = node.value, get_origin(arm)
+    if origin is Literal:
+        return value in get_args(arm) and not isinstance(value, bool)
+    if arm is Any:
+        return True
+    if is_form(arm) or arm == DataSource:
+        return isinstance(value, (str, dict)) or (arm == DataSource and isinstance(value, list))
+    if isinstance(value, bool):
+        return arm is bool
+    kinds: Mapping[Any, Any] = {
+        type(None): type(None), int: int, float: (int, float), str: str, Path: str,
+        collections.abc.Sequence: list, collections.abc.Mapping: dict, collections.abc.Callable: str,
+    }  # fmt: skip
+    return isinstance(value, kinds.get(origin or arm, ()))
+
+
+def _named(node: Node, kind: type, what: str) -> Any:
+    """`LoRA`, or `LoRA: {r: 8}`."""
+    forms = forms_of(kind)
+    pair = node.value if isinstance(node.value, dict) else {str(node.value): Node(None, node.place)}
+    if len(pair) != 1:
+        raise RecipeError(
+            f"{node.place} {what} must be one name with its settings below it, such as '{next(iter(forms))}: {{...}}', and "
+            f"there are {len(pair)} keys: {', '.join(pair) or 'none'}."
+        )
+    ((name, settings),) = pair.items()
+    if name not in forms:
+        near = get_close_matches(name.lower(), [one.lower() for one in forms], n=1)
+        hint = (
+            f"did you mean {next(one for one in forms if one.lower() == near[0])}?"
+            if near
+            else f"there are {', '.join(forms)}."
+        )
+        raise RecipeError(f"{settings.place} {what}: there is no {name!r}; {hint}")
+    return _made(Node(settings.value, settings.place), forms[name])
+
+
+def _data(node: Node, what: str) -> Any:
+    """A file, a list of them, or the settings of Data, of which `source` is one."""
+    if isinstance(node.value, dict):
+        return _made(node, Form.of(Data))
+    if isinstance(node.value, list):
+        return [_data(one, what) for one in node.value]
+    return read(node, str, what)
+
+
+_WORDS: Mapping[Any, str] = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null", Path: "a path",
+    collections.abc.Sequence: "a list", collections.abc.Mapping: "a mapping",
+    collections.abc.Callable: "a function as 'module:name'",
+}  # fmt: skip
+
+
+def said(hint: Any) -> str:
+    """A type as people say it."""
+    words = []
+    for arm in arms(hint):
+        origin = get_origin(arm)
+        if origin is Literal:
+            words += [repr(value) for value in get_args(arm)]
+        elif is_form(arm):
+            words.append(f"a {arm.__name__} by its name")
+        elif arm == DataSource or origin is Annotated:
+            words.append("a file, a list of files, or a mapping with 'source'")
+        elif (origin or arm) in _WORDS:
+            words.append(_WORDS[origin or arm])
+    return " or ".join(dict.fromkeys(words))
+
+
+def _found(node: Node) -> str:
+    if isinstance(node.value, (list, dict)):
+        return "a list" if isinstance(node.value, list) else "a mapping"
+    return json.dumps(node.value, ensure_ascii=False)
