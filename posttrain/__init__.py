@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         TokenClassifier,
         VeRA,
     )
-    from posttrain.stages.auto import auto
+    from posttrain.stages.planner.auto import auto
 
 __version__ = "0.1.0"
 __all__ = [
