@@ -12,7 +12,7 @@ from posttrain.errors import RecipeError
 
 @dataclass(frozen=True)
 class PackagedRecipe:
-    """A script of the recipes folder, and its YAML where there is one."""
+    """A script of the recipes folder, and its YAML where there is one; or what starts recipes on several machines."""
 
     name: str
     summary: str  # the first line of its docstring
@@ -22,14 +22,17 @@ class PackagedRecipe:
 def packaged_recipes() -> list[PackagedRecipe]:
     """All of them, by name; the scripts are read, not imported."""
     scripts = sorted(_folder().glob("[!_]*.py"))
+    launchers = tuple(sorted((_folder() / "launch").iterdir()))
     return [
-        PackagedRecipe(
-            script.stem,
-            (ast.get_docstring(ast.parse(script.read_text("utf-8"))) or "").partition("\n")[0],
-            tuple(file for file in (script, script.with_suffix(".yaml")) if file.is_file()),
-        )
-        for script in scripts
+        *(_of(script) for script in scripts),
+        PackagedRecipe("launch", "What starts any recipe on several GPUs or machines.", launchers),
     ]
+
+
+def _of(script: Path) -> PackagedRecipe:
+    text = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
+    files = tuple(file for file in (script, script.with_suffix(".yaml")) if file.is_file())
+    return PackagedRecipe(script.stem, text.partition("\n")[0], files)
 
 
 def find_recipe(name: str) -> PackagedRecipe:

@@ -33,5 +33,6 @@ def init(
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
-        start = "python" if file.suffix == ".py" else "posttrain run"
-        print(f"{folder / file.name}    {start} {folder / file.name}")
+        print(folder / file.name)
+    if recipe != "launch":
+        print(f"To run it: posttrain run {folder / files[-1].name}")

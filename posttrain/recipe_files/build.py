@@ -77,7 +77,10 @@ def _made(node: Node, form: Form) -> Any:
             raise _at(one.place, error) from None
     if missing := [name for name in form.required if name not in given]:
         raise RecipeError(f"{node.place} {form.name} needs {missing[0]!r}.")
-    values = {name: read(one, form.settings[name].hint, f"{form.name}.{name}") for name, one in given.items()}
+    values = {
+        name: read(one, form.settings[name].hint, name if form.build is Pipeline else f"{form.name}.{name}")
+        for name, one in given.items()
+    }
     try:
         return form.build(**values)
     except PosttrainError as error:

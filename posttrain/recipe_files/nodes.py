@@ -152,7 +152,7 @@ def changed(root: Node, changes: Sequence[str]) -> Node:
         place = f"--set {path}:"
         if not equals or not all(path.split(".")):
             raise RecipeError(f"--set {path}: write it as path=value, such as sft.epochs=3.")
-        leaf = read_yaml(text or '""', place)
+        leaf = read_yaml(text or "null", f"--set {path}")
         if looks_secret(path.rsplit(".", 1)[-1], leaf.value):
             raise RecipeError(f"{place} this looks like a secret; set it in the environment instead.")
         root = _with(root, path.split("."), _at(leaf, place), top=True)
