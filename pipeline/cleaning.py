@@ -10,7 +10,7 @@ from pathlib import Path
 from .durable import read_sealed
 from .lock import run_lock
 from .run import RUN_FILE, STAGE_FILE
-from .run_list import find_runs, read_state
+from .run_list import find_runs, read_state, weigh
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,19 @@ def _of_run(run: Path, older: bool) -> Iterator[tuple[Path, str]]:
 
 
 def _inside(stage: Path, finished: bool) -> Iterator[tuple[Path, str]]:
+    checkpoints = stage / "checkpoints"
     yield from ((path, "half-written") for path in stage.glob(".*.tmp"))
-    yield from ((path, "damaged, put aside") for path in stage.rglob("*.corrupt-*"))
     if (stage / "scratch").is_dir():
         yield stage / "scratch", "of a stopped trainer"
-    if finished and (stage / "checkpoints").is_dir():
-        yield stage / "checkpoints", "checkpoints of a finished stage"
+    if finished and checkpoints.is_dir():
+        yield checkpoints, "checkpoints of a finished stage"
+        return
+    damaged = set(checkpoints.glob("step-*.corrupt-*"))
+    if (
+        set(checkpoints.glob("step-*")) - damaged
+    ):  # without a whole one they say that the stage must not begin anew
+        yield from ((path, "damaged, put aside") for path in sorted(damaged))
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
+    return weigh(path)[0] if path.is_dir() else path.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,9 +59,7 @@ def read_state(folder: Path) -> RunState:
     folder = folder.expanduser().resolve()
     if not is_run(folder):
         raise RunFolderError(f"{folder} is no run folder: it has no {RUN_FILE}.")
-    files = [entry for entry in folder.rglob("*") if entry.is_file() and not entry.is_symlink()]
-    size = sum(file.stat().st_size for file in files)
-    changed = max((file.stat().st_mtime for file in files), default=0.0)
+    size, changed = weigh(folder)
     try:
         kept = (
             read_sealed(folder / RUN_FILE)
@@ -80,3 +79,14 @@ def read_state(folder: Path) -> RunState:
     if attempt.status == "running":
         return RunState(folder, "stopped", stages, done, changed, size, "The process was killed.")
     return RunState(folder, attempt.status, stages, done, changed, size, attempt.error)
+
+
+def weigh(folder: Path) -> tuple[int, float]:
+    """(bytes of the files below, the newest change in seconds since 1970); a run at work may delete some meanwhile."""
+    size, changed = 0, 0.0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(place, name))
+                size, changed = size + found.st_size, max(changed, found.st_mtime)
+    return size, changed

@@ -7,7 +7,7 @@ _NAMES = re.compile(
 )
 # Access keys of the Hub, GitHub, OpenAI-like services, AWS, Slack, and signed tokens.
 _FORMS = re.compile(
-    r"hf_\w{16,}|gh[pousr]_\w{20,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{16,}\."
+    r"(?<![A-Za-z0-9])(?:hf_\w{16,}|gh[pousr]_\w{20,}|sk-[\w-]{16,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{16,}\.)"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -56,7 +57,8 @@ def _resume_recipe(folder: Path, text: str, name: str, changes: tuple[str, ...])
     from posttrain.commands.run import run_and_print
     from posttrain.recipe_files import build, changed, read_yaml
 
-    there = (*(change for change in changes if not change.startswith("run_dir=")), f"run_dir={folder}")
+    elsewhere = [change for change in changes if not change.startswith("run_dir=")]
+    there = (*elsewhere, f"run_dir={json.dumps(str(folder))}")
     run_and_print(build(changed(read_yaml(text, name), there)), text, name, changes)
 
 

@@ -93,9 +93,13 @@ def _at(place: str, error: PosttrainError) -> PosttrainError:
 
 def _place_of(message: str, node: Node, given: Mapping[str, Node]) -> str:
     """The line of the setting, or of the stage, that an error is about."""
-    named = [name for name in given if re.search(rf"\(\[*[^()]*\b{name}=", message)]
-    if named:
-        return given[named[0]].place
+    for name, one in given.items():
+        if re.search(rf"\([^()]*\b{name}\b", message):
+            below = one.value if isinstance(one.value, dict) else {}
+            meant = [
+                inner.place for key, inner in below.items() if re.search(rf"\b{re.escape(key)}\b", message)
+            ]
+            return (meant or [one.place])[0]
     stage = re.match(r"Stage (\d+) ", message)
     if stage and "stages" in given and isinstance(given["stages"].value, list):
         return given["stages"].value[int(stage[1]) - 1].place

@@ -1,5 +1,6 @@
 """What the launcher asks for is looked at before anything is written."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from posttrain import SFT, Pipeline
 from posttrain.errors import LaunchError, SettingError
+from posttrain.pipeline.interrupt import StopRequest
 from posttrain.pipeline.ranks import Ranks
 
 
@@ -48,3 +50,20 @@ def test_all_must_see_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Ranks(1, 2).check_shared(tmp_path)
     (tmp_path / ".lock").write_text("lock of the first")
     Ranks(1, 2).check_shared(tmp_path)
+
+
+def test_a_signal_that_the_launcher_hands_on_again_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends Ctrl-C to the launcher and to its processes, and the launcher sends it to them as well."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    expected: list[tuple[int, float, list[int]]] = [(2, 1.0, []), (2, 6.0, [75]), (1, 1.0, [75])]
+    for size, seconds, ends in expected:
+        ended.clear()
+        with StopRequest(Ranks(0, size)) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            now[0] += seconds
+            signal.raise_signal(signal.SIGINT)
+        assert ended == ends
+        assert ends or stop.requested == "SIGTERM"

@@ -299,7 +299,12 @@ def test_clean_keeps_the_checkpoints_of_a_stopped_run(tmp_path: Path) -> None:
     )
     (run / "stages" / "sft-1" / "checkpoints" / "step-1").mkdir(parents=True)
     (run / "stages" / "sft-1" / "scratch").mkdir()
-    assert [one.path.name for one in leftovers(run)] == ["scratch"]
+    (run / "stages" / "sft-1" / "checkpoints" / "step-2.corrupt-1").mkdir()
+    assert [one.path.name for one in leftovers(run)] == ["scratch", "step-2.corrupt-1"]
+    (run / "stages" / "sft-1" / "checkpoints" / "step-1").rmdir()
+    assert [one.path.name for one in leftovers(run)] == [
+        "scratch"
+    ]  # the stage still knows that it lost something
 
 
 # init, plan, explain, doctor, formats

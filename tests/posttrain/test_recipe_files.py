@@ -108,6 +108,7 @@ def test_changes_from_the_command_line() -> None:
 
 
 WRONG = [
+    ("stages:\n  - SFT:\n      trainer_args:\n        max_grad_norm: 1\n        warmup_stps: 1\n", SettingError, "r.yaml:5 SFT(trainer_args=...) has no setting 'warmup_stps'"),
     ("stages:\n  - SFT:\n      lr: 1e-3\n", SettingError, "r.yaml:3 SFT has no setting 'lr'; did you mean 'learning_rate'?"),
     ("stages:\n  - SFT:\n      epohcs: 1\n", SettingError, "r.yaml:3 SFT has no setting 'epohcs'; did you mean 'epochs'?"),
     ("stages: [SFT]\nmodle: x\n", SettingError, "r.yaml:2 Pipeline has no setting 'modle'; did you mean 'model'?"),
@@ -185,6 +186,13 @@ def test_secrets_are_refused_and_not_repeated(text: str) -> None:
     assert "abcdef" not in str(caught.value)
 
 
+def test_what_is_no_secret_passes() -> None:
+    text = "[data/task-specific-instructions.jsonl, disk-of-my-own-machine-1, '<|pad|>', hf_hub]\n"
+    assert len(read_yaml(text, "").plain()) == 4
+    named = {"pad_token": "<|pad|>", "max_new_tokens": "64", "eos_token": "</s>"}
+    assert read_yaml(json.dumps(named), "").plain() == named
+
+
 def test_yaml_is_read_as_its_present_version_has_it() -> None:
     read = read_yaml(
         "[1e-3, 1., .5, -2, 0, no, on, yes, 2024-01-01, '1', null, ~, true, 1_000, 0x10]", ""
@@ -238,13 +246,16 @@ def test_packaged_recipes_are_valid_by_the_schema(name: str) -> None:
 def test_the_schema_refuses_what_the_reader_refuses() -> None:
     """All but what a schema cannot know: how stages follow each other, ranges of numbers, files."""
     found = validator()
-    refused = [
-        bool(list(found.iter_errors(read_yaml(text, "").plain())))
+    known = [
+        text
         for text, _, sentence in WRONG
-        if " stages" in sentence
+        if " stages must" in sentence
+        or "there is no '" in sentence
         or "has no setting" in sentence
-        or ("must be" in sentence and "=" not in sentence)
+        or " must be " in sentence
+        if "(" not in sentence  # not ranges, nor what trainer_args may hold
     ]
+    refused = [bool(list(found.iter_errors(read_yaml(text, "").plain()))) for text in known]
     assert refused == [True] * len(refused) and len(refused) >= 9
 
 
