@@ -64,6 +64,8 @@ def pipeline_of(recipe: Path, changes: list[str] | None, flags: list[str]) -> Pi
 
 def is_yaml(recipe: Path) -> bool:
     """Raises RecipeError for a name that ends neither as YAML nor as Python."""
+    if str(recipe).startswith("-"):
+        raise RecipeError(f"There is no option {recipe}; options of the command stand in --help.")
     if recipe.suffix not in (".yaml", ".yml", ".json", ".py"):
         raise RecipeError(f"{recipe}: a recipe ends in .yaml, .yml, .json or .py.")
     return recipe.suffix != ".py"

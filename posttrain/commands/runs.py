@@ -24,7 +24,7 @@ def runs(
         print_json([_as_dict(state) for state in states])
         return
     if not states:
-        print(f"There is no run below {folder}.")
+        print(f"There is no run below {folder.resolve()}.")
         return
     _print(states, folder.resolve())
 

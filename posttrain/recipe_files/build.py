@@ -5,19 +5,18 @@ from __future__ import annotations
 import collections.abc
 import json
 import re
-import types
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from posttrain import Data, Pipeline, Stage
 from posttrain.data_formats import DataSource
 from posttrain.errors import PosttrainError, RecipeError
 from posttrain.pipeline.settings import refuse_unknown
 
-from .forms import Form, forms_of, is_form
+from .forms import Form, arms, forms_of, is_form
 from .functions import find_function
 from .nodes import Node
 
@@ -127,13 +126,6 @@ def read(node: Node, hint: Any, what: str) -> Any:
     return node.value
 
 
-def arms(hint: Any) -> tuple[Any, ...]:
-    """The types that a union is of."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return tuple(arm for one in get_args(hint) for arm in arms(one))
-    return (hint,)
-
-
 def _accepts(node: Node, arm: Any) -> bool:
     """Whether a value of this shape can be of the type; what is inside is looked at when it is read."""
     value, origin = node.value, get_origin(arm)
@@ -202,7 +194,7 @@ def said(hint: Any) -> str:
             words.append("a file, a list of files, or a mapping with 'source'")
         elif (origin or arm) in _WORDS:
             words.append(_WORDS[origin or arm])
-    return " or ".join(dict.fromkeys(words))
+    return " or ".join(dict.fromkeys(words)) or "left to a recipe in Python"
 
 
 def _found(node: Node) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import posttrain
-from posttrain.pipeline import CheckedSettings, Stage
-from posttrain.stages import RewardModelRef, Strategy
+from posttrain.pipeline import CheckedSettings, Pipeline, Stage
+from posttrain.stages import Strategy
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,32 @@ def forms_of(kind: type) -> Mapping[str, Form]:
     return {one.__name__: Form.of(one) for one in written}
 
 
-def kinds_in_recipes() -> tuple[type, ...]:
-    """What settings may name: each with the classes below it."""
-    return (Stage, Strategy, RewardModelRef)
+def kinds_in_recipes() -> list[type]:
+    """The types whose values are written by name, in the order in which the settings of a recipe first ask for them."""
+    found: list[type] = []
+    left: list[Callable[..., Any]] = [Pipeline]
+    while left:
+        for setting in Form.of(left.pop(0)).settings.values():
+            for kind in _kinds_in(setting.hint):
+                if kind not in found:
+                    found.append(kind)
+                    left += [form.build for form in forms_of(kind).values()]
+    return found
+
+
+def _kinds_in(hint: Any) -> Iterator[type]:
+    for arm in arms(hint):
+        if is_form(arm):
+            yield arm
+        for inner in get_args(arm):
+            yield from _kinds_in(inner)
+
+
+def arms(hint: Any) -> tuple[Any, ...]:
+    """The types that a union is of."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(arm for one in get_args(hint) for arm in arms(one))
+    return (hint,)
 
 
 def is_form(hint: Any) -> bool:

@@ -12,8 +12,7 @@ from posttrain import Data, Pipeline
 from posttrain.data_formats import DataSource
 from posttrain.stages import Strategy
 
-from .build import arms
-from .forms import Form, forms_of, is_form, kinds_in_recipes
+from .forms import Form, arms, forms_of, is_form, kinds_in_recipes
 
 _TYPES: Mapping[Any, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", Path: "string",
@@ -80,6 +79,8 @@ def _of(hint: Any) -> dict[str, Any]:
     for arm in arms(hint):
         if (one := _of_arm(arm)) is not None and one not in found:
             found.append(one)
+    if not found:
+        return {"not": {}}
     return found[0] if len(found) == 1 else {"anyOf": found}
 
 
