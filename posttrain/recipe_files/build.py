@@ -6,7 +6,6 @@ import collections.abc
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -18,7 +17,7 @@ from posttrain.pipeline.settings import refuse_unknown
 
 from .forms import Form, arms, forms_of, is_form
 from .functions import find_function
-from .nodes import Node
+from .nodes import Node, as_pair
 
 
 def build(recipe: Node) -> Pipeline:
@@ -38,28 +37,23 @@ def _with_strategy(recipe: Node, given: Mapping[str, Node]) -> Node:
     """The strategy at the top goes into each stage that takes one and names none."""
     strategy, stages = given.get("strategy"), given.get("stages")
     rest = {key: node for key, node in given.items() if key != "strategy"}
-    if strategy is None or stages is None or not isinstance(stages.value, list):
-        return Node(rest, recipe.place)
-    return Node(
-        rest | {"stages": replace(stages, value=[_takes(one, strategy) for one in stages.value])},
-        recipe.place,
-    )
+    if strategy is not None and stages is not None and isinstance(stages.value, list):
+        with_it = [_takes(stage, strategy) for stage in stages.value]
+        if with_it == stages.value:
+            raise RecipeError(
+                f"{strategy.place} strategy: every stage names its own, so this one is used by none."
+            )
+        rest["stages"] = Node(with_it, stages.place)
+    return Node(rest, recipe.place)
 
 
 def _takes(stage: Node, strategy: Node) -> Node:
-    pair = stage.value if isinstance(stage.value, dict) else {str(stage.value): Node(None, stage.place)}
-    kind, settings = next(iter(pair.items()), ("", Node(None, stage.place)))
+    kind, settings = next(iter(as_pair(stage).items()), ("", stage))
     below = {} if settings.value is None else settings.value
     form = forms_of(Stage).get(kind)
-    if (
-        len(pair) != 1
-        or form is None
-        or "strategy" not in form.settings
-        or not isinstance(below, dict)
-        or "strategy" in below
-    ):
+    if form is None or "strategy" not in form.settings or not isinstance(below, dict) or "strategy" in below:
         return stage
-    return Node({kind: Node({**below, "strategy": strategy}, settings.place)}, stage.place)
+    return Node({**as_pair(stage), kind: Node({**below, "strategy": strategy}, settings.place)}, stage.place)
 
 
 def _made(node: Node, form: Form) -> Any:
@@ -147,7 +141,7 @@ def _accepts(node: Node, arm: Any) -> bool:
 def _named(node: Node, kind: type, what: str) -> Any:
     """`LoRA`, or `LoRA: {r: 8}`."""
     forms = forms_of(kind)
-    pair = node.value if isinstance(node.value, dict) else {str(node.value): Node(None, node.place)}
+    pair = as_pair(node)
     if len(pair) != 1:
         raise RecipeError(
             f"{node.place} {what} must be one name with its settings below it, such as '{next(iter(forms))}: {{...}}', and "

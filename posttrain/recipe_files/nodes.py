@@ -184,13 +184,14 @@ def _with(node: Node, path: Sequence[str], leaf: Node, top: bool = False) -> Nod
         if first not in titles:
             raise RecipeError(f"{leaf.place} no stage is called {first!r}; there are {', '.join(titles)}.")
         place, stages = titles.index(first), _stages(below)
-        kind, settings = next(iter(_as_pair(stages[place]).items()))
+        kind, settings = next(iter(as_pair(stages[place]).items()))
         stages[place] = Node({kind: _with(settings, rest, leaf)}, stages[place].place)
         return Node(below | {"stages": Node(stages, below["stages"].place)}, node.place)
     return Node(below | {first: _with(below.get(first, Node(None, leaf.place)), rest, leaf)}, node.place)
 
 
-def _as_pair(stage: Node) -> dict[str, Node]:
+def as_pair(stage: Node) -> dict[str, Node]:
+    """`SFT: {...}` as it is, and a name alone as one without settings."""
     return stage.value if isinstance(stage.value, dict) else {str(stage.value): Node(None, stage.place)}
 
 
@@ -198,7 +199,7 @@ def _titles(recipe: Mapping[str, Node]) -> list[str]:
     """The names of the stages, as the Pipeline will name them."""
     found = []
     for stage in _stages(recipe):
-        kind, settings = next(iter(_as_pair(stage).items()), ("", stage))
+        kind, settings = next(iter(as_pair(stage).items()), ("", stage))
         given = settings.value.get("name") if isinstance(settings.value, dict) else None
         found.append(str(given.value) if given and given.value else title_of(kind))
     return found

@@ -127,6 +127,8 @@ WRONG = [
     ("stages:\n  - GRPO:\n      reward: polite\n", RecipeError, "r.yaml:3 GRPO.reward: a function is written as 'module:name'"),
     ("stages:\n  - GRPO:\n      reward: os:system\n", RecipeError, "r.yaml:3 GRPO.reward: there is no file "),
     ("stages:\n  - GRPO:\n      reward: ../x:y\n", RecipeError, "r.yaml:3 GRPO.reward: a function is written as 'module:name'"),
+    ("strategy: LoRA\nstages:\n  - SFT: {strategy: Full}\n", RecipeError, "r.yaml:1 strategy: every stage names its own"),
+    ("strategy: LORA\nstages: [SFT]\n", RecipeError, "r.yaml:1 SFT.strategy: there is no 'LORA'; did you mean LoRA?"),
     ("seed: 0\n", RecipeError, "r.yaml:1 Pipeline needs 'stages'."),
     ("- SFT\n", RecipeError, "r.yaml:1 a recipe is a mapping with 'stages:', and this is a list."),
     ("", RecipeError, "r.yaml is empty"),
