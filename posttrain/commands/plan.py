@@ -21,20 +21,27 @@ File = Annotated[
 
 def plan(
     context: typer.Context,
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe in YAML or Python, instead of --memory and --model.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe in YAML or Python, instead of --memory and --model.")] = None,
     changes: Changes = None,
     json: AsJson = False,
     memory: Annotated[str | None, typer.Option(help="Of the GPU, such as 8GB or 24GiB, both in units of 2^30 bytes.")] = None,
     model: Annotated[str | None, typer.Option(help="A size (1B 3B 7B 8B 13B 14B 30B 32B 70B), a folder with a config.json, a Hub id in the local cache, or 'embedded'.")] = None,
-    stage: Annotated[str, typer.Option(help="What is trained: SFT, CPT, RewardModel, DPO, KTO, ORPO, PPO, GRPO, RLOO.")] = "SFT",
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of the longest row.")] = 1024,
+    stage: Annotated[str | None, typer.Option(help="What is trained: SFT (if not given), CPT, RewardModel, DPO, KTO, ORPO, PPO, GRPO, RLOO.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens of the longest row; 1024 if not given.")] = None,
 ) -> None:  # fmt: skip
     """Print what a recipe will cost, stage by stage; or, of --memory and --model, the ways to train a model. No weights.
 
     Exit code 0: there is an answer. 1: nothing fits into --memory. 2: the question cannot be answered.
     """
     if recipe is not None:
-        _plan_recipe(recipe, changes, _with_model(context.args, model, memory), json)
+        if memory is not None:
+            raise SettingError(
+                "plan takes a recipe file or --memory, not both; auto('24GB') is a recipe's strategy."
+            )
+        # a script may have flags of the same names
+        given = {"--model": model, "--stage": stage, "--max-length": max_length}
+        own = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+        _plan_recipe(recipe, changes, [*own, *context.args], json)
         return
     if memory is None or model is None:
         raise SettingError("plan takes a recipe file, or --memory and --model.")
@@ -44,16 +51,7 @@ def plan(
         raise SettingError(
             "plan --memory takes --model, --stage and --max-length; --json and --set are for a recipe file."
         )
-    raise typer.Exit(0 if print_choices(memory, model, stage, max_length) else 1)
-
-
-def _with_model(flags: list[str], model: str | None, memory: str | None) -> list[str]:
-    """A script's own --model is read as ours."""
-    if memory is not None:
-        raise SettingError(
-            "plan takes a recipe file or --memory, not both; auto('24GB') is a recipe's strategy."
-        )
-    return flags if model is None else ["--model", model, *flags]
+    raise typer.Exit(0 if print_choices(memory, model, stage or "SFT", max_length or 1024) else 1)
 
 
 def _plan_recipe(recipe: Path, changes: list[str] | None, flags: list[str], json: bool) -> None:

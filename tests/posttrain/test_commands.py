@@ -372,6 +372,7 @@ def test_a_recipe_is_planned_and_explained_in_both_forms(tmp_path: Path, call: C
         (("plan",), "plan takes a recipe file, or --memory and --model."),
         (("plan", "--memroy", "8GB"), "There is no option --memroy"),
         (("plan", "a.yaml", "--memory", "8GB"), "plan takes a recipe file or --memory, not both"),
+        (("plan", "a.yaml", "--max-length", "8"), "--max-length: a YAML recipe has no flags"),
         (("plan", "--memory", "8GB", "--model", "7B", "--json"), "--json and --set are for a recipe file"),
         (("run", "nowhere.yaml"), "The recipe nowhere.yaml cannot be read (No such file or directory)."),
         (("run", "nowhere.py"), "There is no file nowhere.py."),
