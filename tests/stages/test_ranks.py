@@ -120,7 +120,7 @@ def test_two_processes_give_the_result_of_one(
     assert not list(together.rglob("*.tmp"))
 
 
-# One rank of two comes to its end at step 2, as the file at argv[3] says, while the other waits for it.
+# One rank of two comes to its end at step 2, as the file at argv[3] says, while the other goes on.
 BROKEN = """
 import os, signal, sys
 from pathlib import Path
@@ -147,32 +147,33 @@ Pipeline([stage], model=model, run_dir=run_dir, seed=3).run()
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["raise 1", "raise 0", "kill 1"])
-def test_all_end_with_the_rank_that_breaks_and_go_on_together(
-    tmp_path: Path, words_model: Path, way: str
-) -> None:
-    """A rank that waits for the others for ever would run into the limit of `start`."""
-    script, how = tmp_path / "script.py", tmp_path / "how"
+def run_broken(folder: Path, model: Path, way: str, *launcher: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks that wait for each other for ever would run into the limit of `start`."""
+    script, how = folder.parent / "script.py", folder.parent / "how"
     script.write_text(BROKEN)
-
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        return start(str(script), str(words_model), str(tmp_path / name), str(how), launcher=ACCELERATE)
-
-    how.write_text("no 9")
-    assert run("whole").returncode == 0
     how.write_text(way)
-    broken = run("broken")
+    return start(str(script), str(model), str(folder), str(how), launcher=launcher or ACCELERATE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_end_with_the_error_of_the_rank_that_raises(tmp_path: Path, words_model: Path, rank: int) -> None:
+    broken = run_broken(tmp_path / "run", words_model, f"raise {rank}")
     assert broken.returncode == 1
-    if way.startswith("raise"):
-        assert "ValueError: this rank has had enough" in broken.stderr
-    else:
-        assert f"Signal {signal.SIGKILL:d} (SIGKILL) received" in broken.stderr
-    (stage,) = (tmp_path / "broken" / "stages").iterdir()
+    assert "ValueError: this rank has had enough" in broken.stderr
+    assert "LaunchError" not in broken.stderr
+
+
+@pytest.mark.slow
+def test_a_rank_is_killed_and_the_same_command_goes_on(tmp_path: Path, words_model: Path) -> None:
+    assert run_broken(tmp_path / "whole", words_model, "no 9").returncode == 0
+    killed = run_broken(tmp_path / "killed", words_model, "kill 1")
+    assert killed.returncode == 1
+    assert f"Signal {signal.SIGKILL:d} (SIGKILL) received" in killed.stderr
+    (stage,) = (tmp_path / "killed" / "stages").iterdir()
     assert (stage / "checkpoints" / "step-2").is_dir() and not (stage / "stage.json").exists()
-    how.write_text("no 9")
-    assert run("broken").returncode == 0
-    one, two = adapters(tmp_path / "whole"), adapters(tmp_path / "broken")
+    assert run_broken(tmp_path / "killed", words_model, "no 9").returncode == 0
+    one, two = adapters(tmp_path / "whole"), adapters(tmp_path / "killed")
     assert one.keys() == two.keys()
     assert all((values == two[name]).all() for name, values in one.items())
 
@@ -180,23 +181,19 @@ def test_all_end_with_the_rank_that_breaks_and_go_on_together(
 @pytest.mark.slow
 def test_an_engine_that_shards_is_refused_when_it_is_launched(tmp_path: Path, words_model: Path) -> None:
     """On CPUs accelerate would train by DDP without a word; the refusal does not depend on that."""
-    script = tmp_path / "script.py"
-    script.write_text(BROKEN)
-    (tmp_path / "how").write_text("no 9")
-    words = (str(words_model), str(tmp_path / "run"), str(tmp_path / "how"))
     launcher = [word for word in ACCELERATE if word != "--multi_gpu"]
-    done = start(str(script), *words, launcher=(*launcher, "--use_fsdp"))
+    done = run_broken(tmp_path / "run", words_model, "no 9", *launcher, "--use_fsdp")
     assert done.returncode == 1
     assert "LaunchError: The launcher asks for FSDP" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_a_run_folder_that_a_rank_does_not_see_is_refused(tmp_path: Path, words_model: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(BROKEN.replace("sys.argv[2], Path", "sys.argv[2] + os.environ['RANK'], Path"))
-    (tmp_path / "how").write_text("no 9")
-    words = (str(words_model), str(tmp_path / "run"), str(tmp_path / "how"))
-    done = start(str(script), *words, launcher=TORCHRUN)
+def test_a_run_folder_that_a_rank_does_not_see_is_refused(
+    tmp_path: Path, words_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = BROKEN.replace("sys.argv[2], Path", "sys.argv[2] + os.environ['RANK'], Path")
+    monkeypatch.setattr("tests.stages.test_ranks.BROKEN", blind)
+    done = run_broken(tmp_path / "run", words_model, "no 9", *TORCHRUN)
     assert done.returncode == 1
     assert "LaunchError: The machine " in done.stderr and "does not see the run folder" in done.stderr
