@@ -120,6 +120,44 @@ def test_two_processes_give_the_result_of_one(
     assert not list(together.rglob("*.tmp"))
 
 
+EACH_STRATEGY = """
+import json, sys
+from posttrain import SFT, Pipeline
+from posttrain.pipeline import Ranks
+from tests.stages.strategies.test_every_strategy import STRATEGIES
+from tests.stages.words import WORDS
+
+model, run_dir, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+assert Ranks.of_environment().size == size
+chats = [{"prompt": f"{a} {b}", "completion": "river river"} for a in WORDS[:4] for b in WORDS[4:12]]
+found = {}
+for name, (strategy, rate, _) in STRATEGIES.items():
+    steps = 12 if name == "adalora" else 3
+    stage = SFT(strategy, data=chats, max_steps=steps, batch_size=8 // size, learning_rate=rate, max_length=48)
+    run = Pipeline([stage], model=model, run_dir=f"{run_dir}/{name}", seed=3).run()
+    found[name] = [line["loss"] for line in run["sft"].history] + [run["sft"].metrics["loss_after"]]
+if Ranks.of_environment().main:
+    print("FOUND " + json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_every_strategy_trains_in_two_processes_as_in_one(tmp_path: Path, words_model: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(EACH_STRATEGY)
+    found = []
+    for size, launcher in ((1, ()), (2, TORCHRUN)):
+        done = start(str(script), str(words_model), str(tmp_path / str(size)), str(size), launcher=launcher)
+        assert done.returncode == 0, done.stderr[-6000:]
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+        found.append(json.loads(line.removeprefix("FOUND ")))
+    one, two = found
+    assert one.keys() == two.keys() and len(one) > 20
+    for name, losses in one.items():
+        # LoRA-GA's start is estimated in batches of batch_size, which is another one here
+        assert two[name] == pytest.approx(losses, abs=5e-2 if name == "lora-ga" else 1e-4), name
+
+
 # One rank of two comes to its end at step 2, as the file at argv[3] says, while the other goes on.
 BROKEN = """
 import os, signal, sys
