@@ -199,7 +199,6 @@ def test_all_end_with_the_error_of_the_rank_that_raises(tmp_path: Path, words_mo
     broken = run_broken(tmp_path / "run", words_model, f"raise {rank}")
     assert broken.returncode == 1
     assert "ValueError: this rank has had enough" in broken.stderr
-    assert "LaunchError" not in broken.stderr
 
 
 @pytest.mark.slow
@@ -216,11 +215,12 @@ def test_a_rank_is_killed_and_the_same_command_goes_on(tmp_path: Path, words_mod
     assert all((values == two[name]).all() for name, values in one.items())
 
 
-@pytest.mark.slow
-def test_an_engine_that_shards_is_refused_when_it_is_launched(tmp_path: Path, words_model: Path) -> None:
+def test_an_engine_that_shards_is_refused_when_it_is_launched(tmp_path: Path) -> None:
     """On CPUs accelerate would train by DDP without a word; the refusal does not depend on that."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: tiny-random\nrun_dir: {tmp_path / 'run'}\nstages: [SFT]\n")
     launcher = [word for word in ACCELERATE if word != "--multi_gpu"]
-    done = run_broken(tmp_path / "run", words_model, "no 9", *launcher, "--use_fsdp")
+    done = start("-m", "posttrain", "run", str(recipe), launcher=(*launcher, "--use_fsdp"))
     assert done.returncode == 1
     assert "LaunchError: The launcher asks for FSDP" in done.stderr
     assert not (tmp_path / "run").exists()
