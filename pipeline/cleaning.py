@@ -10,7 +10,7 @@ from pathlib import Path
 from .durable import read_sealed
 from .lock import run_lock
 from .run import RUN_FILE, STAGE_FILE
-from .run_list import find_runs, read_state, weigh
+from .run_list import RunState, find_runs, read_state, weigh
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,21 @@ def leftovers(folder: Path, older: bool = False) -> list[Leftover]:
     """Of the run folders at and below `folder`. older: finished stages of earlier settings, too, which the newest run
     does not use.
 
-    Runs that are at work are left out. Raises RunFolderError when there is no such folder.
+    Those of `left_alone` are not looked at. Raises RunFolderError when there is no such folder.
     """
-    found = []
-    for run in find_runs(folder):
-        if read_state(run).status not in ("running", "damaged"):
-            found += [Leftover(run, path, why, _size(path)) for path, why in _of_run(run, older)]
-    return found
+    skipped = {state.folder for state in left_alone(folder)}
+    return [
+        Leftover(run, path, why, _size(path))
+        for run in find_runs(folder)
+        if run.resolve() not in skipped
+        for path, why in _of_run(run, older)
+    ]
+
+
+def left_alone(folder: Path) -> list[RunState]:
+    """The runs below `folder` that are at work, and those whose records cannot be read."""
+    states = [read_state(run) for run in find_runs(folder)]
+    return [state for state in states if state.status in ("running", "damaged")]
 
 
 def delete(found: list[Leftover]) -> int:
@@ -71,9 +79,8 @@ def _inside(stage: Path, finished: bool) -> Iterator[tuple[Path, str]]:
         yield checkpoints, "checkpoints of a finished stage"
         return
     damaged = set(checkpoints.glob("step-*.corrupt-*"))
-    if (
-        set(checkpoints.glob("step-*")) - damaged
-    ):  # without a whole one they say that the stage must not begin anew
+    # Without a whole one they are what says that the stage must not begin anew.
+    if set(checkpoints.glob("step-*")) - damaged:
         yield from ((path, "damaged, put aside") for path in sorted(damaged))
 
 

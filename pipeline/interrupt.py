@@ -13,9 +13,8 @@ from posttrain.errors import RunInterrupted
 from .ranks import Ranks
 
 EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
-_ONE_SIGNAL = (
-    5.0  # seconds; a launcher hands on to its processes what a terminal or a scheduler sent them already
-)
+# Seconds. A launcher hands on to its processes what a terminal or a scheduler sent them already.
+_ONE_SIGNAL = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

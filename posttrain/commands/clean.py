@@ -20,8 +20,10 @@ def clean(
     What a stopped run would go on from is kept, and runs that are at work are left alone. Exit code 1: nothing was
     deleted because the answer was no.
     """
-    from posttrain.pipeline.cleaning import delete, leftovers
+    from posttrain.pipeline.cleaning import delete, left_alone, leftovers
 
+    for state in left_alone(folder):
+        print(f"{state.folder} is {state.status} and left alone.")
     found = leftovers(folder, older)
     for one in found:
         print(f"{as_bytes(one.bytes):>10}  {one.path}  ({one.why})")

@@ -298,7 +298,8 @@ def test_clean_shows_sizes_asks_and_keeps_what_a_run_goes_on_from(
     } == {file: text for file, text in kept.items() if file.name != ".lock"} | {older: b"x" * 16000}
     assert call("clean", str(run), "--yes")[1] == "There is nothing to delete.\n"
     with run_lock(run):
-        assert not leftovers(run, older=True)  # a run at work is left alone
+        assert not leftovers(run, older=True)
+        assert call("clean", str(run))[1].splitlines()[0] == f"{run} is running and left alone."
 
 
 def test_clean_keeps_the_checkpoints_of_a_stopped_run(tmp_path: Path) -> None:
