@@ -44,7 +44,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process works in the run folder now."""
     path = folder / ".lock"
     try:

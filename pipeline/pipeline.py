@@ -12,7 +12,6 @@ from typing import Any
 from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
 
 from .allocator import freed_memory_kept
-from .attempt import ATTEMPT_FILE, Started, attempt
 from .base_models import check_base, look_at
 from .checks import check_chain, check_heads
 from .digests import digest_of
@@ -21,6 +20,7 @@ from .durable import read_sealed, remove_leftovers, write_sealed
 from .events import StageEvents
 from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
+from .launch import LAUNCH_FILE, Started, launched
 from .lock import run_lock
 from .model_folder import KINDS
 from .model_ref import ModelRef
@@ -130,7 +130,7 @@ class Pipeline:
         ranks.connect()
         with (
             run_lock(self.run_dir) if ranks.main else nullcontext(),
-            self._attempt(ranks, started),
+            self._launched(ranks, started),
             StopRequest(ranks) as stop,
             Display([s.title for s in self.stages], shown=ranks.main) as display,
         ):
@@ -162,13 +162,13 @@ class Pipeline:
             ranks.barrier()
         return Run.load(self.run_dir)
 
-    def _attempt(self, ranks: Ranks, started: Started | None) -> AbstractContextManager[None]:
+    def _launched(self, ranks: Ranks, started: Started | None) -> AbstractContextManager[None]:
         """Keeps how the run was started and how it ends, in a folder that is ours."""
         if not ranks.main:
             return nullcontext()
         self._check_run_dir()
         titles = [stage.title for stage in self.stages]
-        return attempt(self.run_dir, titles, started or Started.by_this_process())
+        return launched(self.run_dir, titles, started or Started.by_this_process())
 
     def _finished(self, folder: Path) -> StageRecord | None:
         """The record of a stage that is finished, verified."""
@@ -260,7 +260,7 @@ class Pipeline:
             foreign = [
                 path.name
                 for path in self.run_dir.iterdir()
-                if path.name not in (".lock", "stages", ATTEMPT_FILE)
+                if path.name not in (".lock", "stages", LAUNCH_FILE)
             ]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:

@@ -11,9 +11,9 @@ from typing import Literal
 
 from posttrain.errors import CorruptArtifactError, RunFolderError
 
-from .attempt import ATTEMPT_FILE, Attempt
 from .durable import read_sealed
-from .lock import is_held
+from .launch import LAUNCH_FILE, Launch
+from .lock import is_locked
 from .run import RUN_FILE, STAGE_FILE
 
 
@@ -37,7 +37,7 @@ class RunState:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / RUN_FILE).is_file() or (folder / ATTEMPT_FILE).is_file()
+    return (folder / RUN_FILE).is_file() or (folder / LAUNCH_FILE).is_file()
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -66,19 +66,19 @@ def read_state(folder: Path) -> RunState:
             if (folder / RUN_FILE).is_file()
             else {"stages": [], "pipeline": []}
         )
-        attempt = Attempt.read(folder)
+        launch = Launch.read(folder)
     except CorruptArtifactError as error:
         return RunState(folder, "damaged", (), (), changed, size, str(error))
-    stages = attempt.stages if attempt else tuple(kept["pipeline"])
+    stages = launch.stages if launch else tuple(kept["pipeline"])
     done = tuple(one["name"] for one in kept["stages"] if (folder / one["folder"] / STAGE_FILE).is_file())
-    if is_held(folder):
+    if is_locked(folder):
         return RunState(folder, "running", stages, done, changed, size)
-    if attempt is None:
+    if launch is None:
         status: Literal["finished", "stopped"] = "finished" if set(stages) <= set(done) else "stopped"
         return RunState(folder, status, stages, done, changed, size)
-    if attempt.status == "running":
+    if launch.status == "running":
         return RunState(folder, "stopped", stages, done, changed, size, "The process was killed.")
-    return RunState(folder, attempt.status, stages, done, changed, size, attempt.error)
+    return RunState(folder, launch.status, stages, done, changed, size, launch.error)
 
 
 def weigh(folder: Path) -> tuple[int, float]:

@@ -19,16 +19,16 @@ def resume(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
     A run folder says what is started, so resume only those that you trust.
     """
-    from posttrain.pipeline.attempt import Attempt, Started
+    from posttrain.pipeline.launch import Launch, Started
     from posttrain.pipeline.run_list import read_state
 
     folder = read_state(run).folder
-    attempt = Attempt.read(folder)
-    if attempt is None:
+    launch = Launch.read(folder)
+    if launch is None:
         raise RunFolderError(
             f"{folder} does not say how it was started (it is of an older version); run its recipe again."
         )
-    started: Started = attempt.started
+    started: Started = launch.started
     if not Path(started.folder).is_dir():
         raise RunFolderError(
             f"{folder} was started in {started.folder}, which is there no more; run its recipe again."

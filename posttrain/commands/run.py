@@ -37,7 +37,7 @@ def run_yaml(recipe: Path, changes: list[str] | tuple[str, ...]) -> None:
 
 def run_and_print(pipeline: Pipeline, text: str, name: str, changes: list[str] | tuple[str, ...]) -> None:
     """Run what a recipe's text built, with the text kept for `resume`."""
-    from posttrain.pipeline.attempt import Started
+    from posttrain.pipeline.launch import Started
 
     print_run(pipeline.run(Started.by_recipe(text, name, changes)))
 

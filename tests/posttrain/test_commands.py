@@ -14,9 +14,9 @@ import pytest
 
 from posttrain import Pipeline, Stage, StageContext, StageResult, cli
 from posttrain.errors import RunInterrupted
-from posttrain.pipeline.attempt import Attempt, Started
 from posttrain.pipeline.cleaning import leftovers
-from posttrain.pipeline.lock import is_held, run_lock
+from posttrain.pipeline.launch import Launch, Started
+from posttrain.pipeline.lock import is_locked, run_lock
 from posttrain.pipeline.run_list import read_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,10 +138,10 @@ def test_a_script_runs_and_is_resumed_by_its_command_line(tmp_path: Path) -> Non
     assert read_state(run).status == "finished"
 
 
-def attempt(run: Path, **changes: Any) -> Path:
+def launched(run: Path, **changes: Any) -> Path:
     """A run folder that says no more than how it was started."""
     run.mkdir(exist_ok=True)
-    Attempt(("sft", "dpo"), Started(**({"folder": str(run)} | changes)), begun=0.0).write(run)
+    Launch(("sft", "dpo"), Started(**({"folder": str(run)} | changes)), begun=0.0).write(run)
     return run
 
 
@@ -164,7 +164,7 @@ def attempt(run: Path, **changes: Any) -> Path:
 def test_what_cannot_be_resumed_is_refused(
     tmp_path: Path, call: Call, started: dict[str, Any], sentence: str
 ) -> None:
-    code, _, said = call("resume", str(attempt(tmp_path / "run", **started)))
+    code, _, said = call("resume", str(launched(tmp_path / "run", **started)))
     assert code == 2
     assert said.startswith("RunFolderError: ") and sentence in said
 
@@ -195,17 +195,17 @@ def test_runs_are_listed_with_how_they_stand(
 
     folder = tmp_path / "all"
     shutil.copytree(runs, folder / "done")
-    attempt(folder / "killed")
-    broken = attempt(folder / "broken")
+    launched(folder / "killed")
+    broken = launched(folder / "broken")
     (broken / "run.json").write_text("{}")
-    with run_lock(attempt(folder / "busy")):
+    with run_lock(launched(folder / "busy")):
         code, printed, _ = call("runs", str(folder), "--json")
         assert code == 0
         found = {Path(one["folder"]).relative_to(folder).as_posix(): one for one in json.loads(printed)}
         assert {name: one["status"] for name, one in found.items()} == {
             "done/one": "finished", "done/two": "finished", "killed": "stopped", "broken": "damaged", "busy": "running",
         }  # fmt: skip
-    assert not is_held(folder / "busy")
+    assert not is_locked(folder / "busy")
     assert found["killed"]["last_stage"] == "sft" and found["killed"]["error"] == "The process was killed."
     assert found["done/one"]["bytes"] == sum(
         file.stat().st_size for file in (folder / "done" / "one").rglob("*") if file.is_file()
@@ -227,7 +227,7 @@ def test_a_failed_run_says_why(tmp_path: Path, call: Call, monkeypatch: pytest.M
 
 
 def test_an_interruption_is_no_failure(tmp_path: Path) -> None:
-    from posttrain.pipeline.attempt import attempt as keep
+    from posttrain.pipeline.launch import launched as keep
 
     for error, status in (
         (RunInterrupted("x"), "stopped"),
@@ -236,7 +236,7 @@ def test_an_interruption_is_no_failure(tmp_path: Path) -> None:
     ):
         with pytest.raises(type(error)), keep(tmp_path, ["sft"], Started("/")):
             raise error
-        found = Attempt.read(tmp_path)
+        found = Launch.read(tmp_path)
         assert found is not None and found.status == status and found.ended is not None
 
 
@@ -305,7 +305,7 @@ def test_clean_shows_sizes_asks_and_keeps_what_a_run_goes_on_from(
 def test_clean_keeps_the_checkpoints_of_a_stopped_run(tmp_path: Path) -> None:
     from posttrain.pipeline.durable import write_sealed
 
-    run = attempt(tmp_path / "run")
+    run = launched(tmp_path / "run")
     write_sealed(
         run / "run.json", {"pipeline": ["sft"], "stages": [{"name": "sft", "folder": "stages/sft-1"}]}
     )

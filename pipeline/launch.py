@@ -1,4 +1,4 @@
-"""The latest attempt at a run: how it was started, and how it ended. Kept in the run folder for `runs` and `resume`."""
+"""The latest launch of a run: how it was started, and how it ended. Kept in the run folder for `runs` and `resume`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .durable import read_json, write_json
 from .ranks import Ranks
 from .secrets import looks_secret
 
-ATTEMPT_FILE = "attempt.json"
+LAUNCH_FILE = "launch.json"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -63,8 +63,8 @@ def _processes() -> int:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What `attempt.json` holds. Times are seconds since 1970."""
+class Launch:
+    """What `launch.json` holds. Times are seconds since 1970."""
 
     stages: tuple[str, ...]
     started: Started
@@ -74,9 +74,9 @@ class Attempt:
     error: str = ""
 
     @classmethod
-    def read(cls, run_dir: Path) -> Attempt | None:
+    def read(cls, run_dir: Path) -> Launch | None:
         """None for a folder without one. Raises CorruptArtifactError for a file that is none."""
-        path = run_dir / ATTEMPT_FILE
+        path = run_dir / LAUNCH_FILE
         if not path.is_file():
             return None
         try:
@@ -89,13 +89,13 @@ class Attempt:
             raise CorruptArtifactError(f"{path} is not what this version writes ({error}).") from error
 
     def write(self, run_dir: Path) -> None:
-        write_json(run_dir / ATTEMPT_FILE, asdict(self))
+        write_json(run_dir / LAUNCH_FILE, asdict(self))
 
 
 @contextmanager
-def attempt(run_dir: Path, stages: Sequence[str], started: Started) -> Iterator[None]:
+def launched(run_dir: Path, stages: Sequence[str], started: Started) -> Iterator[None]:
     """Keep how the run was started, and when it ends how. A process that is killed leaves "running" behind."""
-    now = Attempt(tuple(stages), started, time.time())
+    now = Launch(tuple(stages), started, time.time())
     now.write(run_dir)
     status: Status = "finished"
     error = ""
