@@ -41,13 +41,15 @@ class Started:
     @classmethod
     def by_this_process(cls) -> Started:
         """From the script or module that Python runs."""
+        from multiprocessing import parent_process
+
         started = cls(str(Path.cwd()), processes=_processes())
         main = sys.modules.get("__main__")
         spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        if parent_process() is not None:
+            return replace(started, why_not="it was started inside another Python program")
         if not spec and not file:
-            return replace(
-                started, why_not="it was started from a notebook or a Python prompt, not from a file"
-            )
+            return replace(started, why_not="it was started from a notebook or a prompt, not from a file")
         words = ["-m", spec.name.removesuffix(".__main__")] if spec else [str(Path(str(file)).resolve())]
         for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False):
             name, _, value = word.partition("=") if word.startswith("-") else (before, "", word)
