@@ -26,6 +26,7 @@ PosttrainError
 ├── TrainingError
 │   ├── TrainingDivergedError           the loss is not a finite number, or the policy says nothing any more
 │   ├── RewardError                     a reward function failed, or gave what is no reward
+│   ├── SamplerError                    vLLM does not answer, or not as the policy
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
@@ -141,6 +142,10 @@ class TrainingDivergedError(TrainingError):
 
 class RewardError(TrainingError):
     """A reward function raised, or gave the wrong count, the wrong type, NaN or infinity."""
+
+
+class SamplerError(TrainingError):
+    """vLLM, which was to answer for the policy, does not answer, or answers from another model."""
 
 
 class RewardGateError(TrainingError):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
+_HIDDEN_ON_A_CPU = (
+    300_000  # numbers in the hidden states of a batch: its cores are busy then, and more take memory
+)
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -151,6 +154,12 @@ class PPO(OnlineStage):
         """Answers of one PPO step, over all ranks."""
         ranks = Ranks.of_environment().size
         return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches * ranks
+
+    def rows_at_once(self, length: int, hidden: int, on_gpu: bool) -> int:
+        """A batch is cut where that costs no time: the gradients are those of the mini-batch, however it is cut."""
+        return (
+            self.batch_size if on_gpu else min(self.batch_size, max(1, _HIDDEN_ON_A_CPU // (length * hidden)))
+        )
 
     @property
     def critic_learning_rate(self) -> float:
