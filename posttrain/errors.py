@@ -5,6 +5,8 @@ PosttrainError
 │   ├── SettingError                    an unknown setting, or a value out of its range
 │   ├── PipelineError                   the list of stages does not fit together
 │   ├── StrategyError                   a strategy asked for what it cannot do
+│   ├── RecipeError                     a recipe file cannot be read, or says what a recipe cannot say
+│   ├── LaunchError                     several processes were started in a way that is not supported
 │   └── ModelError                      the starting model is missing, is no model, or has the wrong head
 ├── DataError (ValueError)
 │   ├── DataFileError                   missing, empty, unreadable, or no known format
@@ -54,6 +56,14 @@ class PipelineError(ConfigurationError):
 
 class StrategyError(ConfigurationError):
     """A strategy was asked for something it cannot do."""
+
+
+class RecipeError(ConfigurationError):
+    """A recipe file cannot be read, or says what a recipe cannot say; the text has its line."""
+
+
+class LaunchError(ConfigurationError):
+    """Several processes were started in a way that is not supported."""
 
 
 class ModelError(ConfigurationError):

@@ -14,11 +14,11 @@ FOLDERS = ("pipeline", "stages", "data_formats", "recipes")
 
 def test_every_package_of_the_tree_is_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {"posttrain"} | {
-        "posttrain." + ".".join(path.parent.relative_to(ROOT).parts)
+    found = {
+        ".".join(("posttrain", *path.parent.relative_to(ROOT).parts))
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("__init__.py")
-    }
+    } | {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "posttrain").rglob("__init__.py")}
     assert set(settings["packages"]) == found
 
 

@@ -98,7 +98,8 @@ class PPO(OnlineStage):
     kl_coef: weight of the KL penalty to the reference, per token. target_kl: nats per answer that the coefficient is
     steered to; None keeps it fixed.
     critic: "adapter" (one of its own, started from the reward model) or "shared" (a head on the policy).
-    ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers, times ptx_coef.
+    ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers.
+    ptx_coef: what that loss is multiplied with.
     trainer_args: any field of PPOArguments.
 
     >>> PPO(LoRA(r=16), data="prompts.jsonl", max_new_tokens=64)     # doctest: +SKIP
