@@ -176,6 +176,8 @@ class OnlineStage(TrainingStage):
                                   "given" if names else f"default of {type(self).__name__}")  # fmt: skip
         if self.judge is not None:
             given["judge"] = Setting("judge", name_of(self.judge), "given")
+        if isinstance(self.sampler, VLLM):
+            given["sampler"] = Setting("sampler", str(self.sampler), "given")
         return tuple(given.values())
 
     def measuring(self, model: Any, held_out: Any, pad_id: int) -> Any:

@@ -77,6 +77,7 @@ def test_an_engine_in_the_process_answers_the_same(
     assert engine[0].used == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_the_other_online_stages_take_it_too(
     words: Callable[..., Pipeline], prompts: Rows, server: Server
 ) -> None:
@@ -106,6 +107,7 @@ def test_it_stands_on_the_merged_base(
     assert [engine[0].model.base.name] == merged or handover == "continue"
 
 
+@pytest.mark.slow
 def test_a_server_is_told_to_serve_the_merged_base(
     words: Callable[..., Pipeline], prompts: Rows, server: Server
 ) -> None:
@@ -213,6 +215,7 @@ def test_an_engine_that_keeps_to_its_first_adapter_is_noticed(
         words([PPO(lora, data=prompts, sampler=VLLM(server.url), **settings)]).run()
 
 
+@pytest.mark.slow
 def test_the_losses_use_none_of_its_log_probabilities(
     words: Callable[..., Pipeline], prompts: Rows, server: Server, plain: bytes
 ) -> None:
