@@ -9,6 +9,7 @@ if not (_Path(__file__).parent / "stages").is_dir():
 from posttrain.data_formats import Data
 from posttrain.errors import PosttrainError, RunInterrupted
 from posttrain.pipeline import ModelRef, Pipeline, Run, Stage, StageContext, StageResult
+from posttrain.pipeline.watching import add_watcher as _add_watcher
 from posttrain.stages import (
     BOFT,
     CPT,
@@ -44,6 +45,15 @@ from posttrain.stages import (
     VeRA,
     auto,
 )
+
+
+def _report(run_dir: _Path) -> None:
+    from posttrain.report import write_report
+
+    write_report(run_dir)
+
+
+_add_watcher(_report)
 
 __version__ = "0.1.0"
 __all__ = [

@@ -33,6 +33,27 @@ def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; report.html in the run folder if not given.")] = None,
+) -> None:  # fmt: skip
+    """Write the report of a run, finished or not: one page that opens from disk and loads nothing."""
+    from posttrain.errors import SettingError
+    from posttrain.report import write_report
+
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise SettingError(
+            f"--out {out}: the page is written over what is there; give a name ending in .html."
+        )
+    try:
+        print(write_report(run.expanduser().resolve(), out))
+    except OSError as error:
+        raise SettingError(
+            f"The report cannot be written to {error.filename or out} ({error.strerror}); choose another --out."
+        ) from error
+
+
+@app.command()
 def strategies(
     markdown: Annotated[bool, typer.Option("--markdown", help="Prints the page docs/strategies.md.")] = False,
 ) -> None:
