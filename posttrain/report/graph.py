@@ -14,7 +14,7 @@ def graph_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Policies stand in the upper lane; what is made beside them (a reward model, a classifier) in the lower one.
     """
-    boxes = [{"x": 2, "y": 2, "name": "", "state": "", "under": ""}]
+    boxes: list[dict[str, Any]] = [{"x": 2, "y": 2, "name": "", "state": "", "under": ""}]
     edges: list[list[int]] = []
     policy, reward = boxes[0], None
     for place, stage in enumerate(stages, start=1):
