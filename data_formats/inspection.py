@@ -316,7 +316,9 @@ def _answers(
         if f"{name}_ids" in columns:
             yield name, columns[f"{name}_ids"]
     if "completion_ids" in columns:
-        yield "good answer" if table.numbers["label"][row] else "bad answer", columns["completion_ids"]
+        names = {0: "bad answer", 1: "good answer"}
+        judged = int(table.numbers["label"][row]) if "label" in table.numbers else None
+        yield names.get(judged, "answer"), columns["completion_ids"]
 
 
 def _pieces(tokenizer: Any, ids: list[int], flags: Sequence[bool]) -> Pieces:

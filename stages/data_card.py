@@ -39,7 +39,7 @@ def _lengths(table: TokenTable) -> list[int]:
         return table.lengths("input_ids").tolist()
     answers = [
         table.lengths(name)
-        for name in ("chosen_ids", "rejected_ids", "completion_ids", "answer_ids")
+        for name in ("chosen_ids", "rejected_ids", "completion_ids")
         if name in table.columns
     ]
     longer = np.maximum.reduce(answers) if answers else 0

@@ -47,6 +47,7 @@
   // A line that stays where it is lies in the middle, and no tick looks like its neighbour.
   function room(plot, min, max) {
     if (min == null) return [0, 1];
+    if (min === 0 && max === 0) return [-0.04, 1];
     const by = max > min ? (max - min) * 0.06 : Math.abs(max) * 0.1 || 1;
     return [min - by, max + by];
   }

@@ -50,6 +50,7 @@ ZH: Mapping[str, str] = {
     "value": "数值",
     "Answers": "回答",
     "Greedy answers to the same prompts after each stage; marked is what the answer before it does not have.": "各阶段之后对相同提示的贪心回答；标出的是前一回答中没有的内容。",
+    "nothing": "无",
     "Other prompts": "其他提示",
     "Data": "数据",
     "read": "读取",
