@@ -316,9 +316,9 @@ def _answers(
         if f"{name}_ids" in columns:
             yield name, columns[f"{name}_ids"]
     if "completion_ids" in columns:
-        names = {0: "bad answer", 1: "good answer"}
-        judged = int(table.numbers["label"][row]) if "label" in table.numbers else None
-        yield names.get(judged, "answer"), columns["completion_ids"]
+        judged = table.numbers.get("label")
+        name = "answer" if judged is None else "good answer" if judged[row] else "bad answer"
+        yield name, columns["completion_ids"]
 
 
 def _pieces(tokenizer: Any, ids: list[int], flags: Sequence[bool]) -> Pieces:
