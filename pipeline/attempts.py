@@ -20,12 +20,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from .durable import named_disk_errors
 from .stage import StagePlan
 
 ATTEMPTS = "attempts.jsonl"
 _PACKAGES = ("posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 _SECRET = re.compile(
-    r"hf_\w{8,}|sk-[\w-]{8,}|\b[0-9a-f]{40}\b|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))\S+"
+    r"hf_\w{8,}|sk-[\w-]{8,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))\S+"
 )
 _SECRET_FLAG = re.compile(r"(?i)--?[\w-]*(token|key|secret|password)")
 
@@ -45,7 +46,8 @@ def begin_attempt(
         "machine": _machine(),
         "command": command(),
     }
-    with (folder / ATTEMPTS).open("a", encoding="utf-8") as file:
+    path = folder / ATTEMPTS
+    with named_disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -30,7 +30,7 @@ from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
 from .ranks import Ranks
-from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
+from .run import REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan
 from .tracking import check_tracker, start_tracker
@@ -162,9 +162,8 @@ class Pipeline:
                         watch.now()
                 roles.update(record.models)
                 if "policy" in record.models:
-                    asked = tuple(dict.fromkeys((*asked, *(one["prompt"] for one in record.samples))))[
-                        :_ASKED
-                    ]
+                    prompts = dict.fromkeys((*asked, *(sample["prompt"] for sample in record.samples)))
+                    asked = tuple(prompts)[:_ASKED]
             if ranks.main:
                 self._write_run_file(start, entries)
             if watch and plans is None:  # nothing was trained, and the page may be of an older pipeline
@@ -267,11 +266,8 @@ class Pipeline:
         if not self.run_dir.is_dir():
             raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
         if not (self.run_dir / RUN_FILE).exists():
-            foreign = [
-                path.name
-                for path in self.run_dir.iterdir()
-                if path.name not in (".lock", "stages", "report.html")
-            ]
+            known = (".lock", "stages", REPORT_FILE)
+            foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:
                 raise RunFolderError(

@@ -16,6 +16,7 @@ from .model_ref import ModelRef
 
 RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
+REPORT_FILE = "report.html"  # written by a watcher
 
 
 @dataclass(frozen=True, repr=False)

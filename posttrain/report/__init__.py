@@ -5,6 +5,6 @@ puts it beside `run.json`, again and again while the run goes.
 """
 
 from .reading import read_report
-from .writing import REPORT, write_report
+from .writing import write_report
 
-__all__ = ["REPORT", "read_report", "write_report"]
+__all__ = ["read_report", "write_report"]

@@ -47,14 +47,19 @@ def _change(name: str, metrics: Mapping[str, Any], intervals: Mapping[str, Any])
         "before_interval": intervals.get(f"{name}_before"),
         "after_interval": intervals.get(f"{name}_after"),
         "change_interval": sure,
-        "verdict": _verdict(name, after - before, sure),
+        "verdict": _verdict(name, before, after - before, sure),
     }
 
 
-def _verdict(name: str, change: float, interval: Mapping[str, Any] | None) -> str:
-    """ "better", "worse", "noise" where other rows might have shown no change; "" where neither way is better."""
+def _verdict(name: str, before: float, change: float, interval: Mapping[str, Any] | None) -> str:
+    """ "better", "worse", "noise" where other rows might have shown no change; "" where neither way is better.
+
+    Where no interval is known, a change of less than a hundredth is neither.
+    """
     if interval is not None and interval["low"] <= 0 <= interval["high"]:
         return "noise"
+    if interval is None and abs(change) < 0.01 * abs(before):
+        return ""
     signs = {way: sign for way, sign in ((_LESS_IS_BETTER, -1), (_MORE_IS_BETTER, 1)) if name.endswith(way)}
     if not signs or not change or name == "kl":  # a policy that learns moves away from its reference
         return ""

@@ -48,7 +48,7 @@ def curves_of(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
                 continue
             steps, values = found.setdefault(name, ([], []))
             steps.append(line["step"])
-            values.append(value)
+            values.append(value if value is not None and math.isfinite(value) else None)
     return [
         Curve(name, steps, values)
         for name, (steps, values) in found.items()

@@ -53,7 +53,7 @@
   }
   function ticked(plot, values, axis, space, step) {
     const decimals = step < 1e-6 ? 9 : (String(step).split(".")[1] || "").length;
-    return values.map((value) => (decimals > 5 || Math.abs(value) >= 1e5 ? digits(value) : value.toFixed(decimals)));
+    return values.map((value) => (decimals > 7 || Math.abs(value) >= 1e5 ? digits(value) : value.toFixed(decimals)));
   }
 
   function borders(plot) {
@@ -99,7 +99,7 @@
       },
       axes: [
         { ...axis, size: 26, grid: { show: false }, ...(stage ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] } : { splits: ticks, values: (u, at) => at.map((x) => stepAt(x)[1]) }) },
-        { ...axis, size: 58, values: ticked },
+        { ...axis, size: 58, space: stage ? 22 : 30, values: ticked },
       ],
       series: [{}, { stroke: () => color("--curve"), width: 1.5, points: { show: xs.length < 40, size: 4, fill: () => color("--curve") }, spanGaps: false }],
       hooks: {

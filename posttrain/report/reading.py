@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RunFolderError
-from posttrain.pipeline.attempts import ATTEMPTS
+from posttrain.pipeline.attempts import ATTEMPTS, redacted
 from posttrain.pipeline.durable import read_json, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.lock import is_locked
@@ -71,7 +71,7 @@ def _stage(
     broken = attempts[-1] if attempts and attempts[-1]["event"] == "broken off" else None
     stage = {
         **_UNKNOWN,
-        **_picked(started[-1] if started else {}),
+        **_picked(_without_secrets(started[-1]) if started else {}),
         "name": name,
         "state": _stage_state(record, broken, running),
         "folder": folder.relative_to(run_dir).as_posix(),
@@ -87,11 +87,19 @@ def _stage(
     metrics, intervals = record["metrics"], record.get("intervals", {})
     return {
         **stage,
-        **_picked(record),
+        **_picked({**record, "settings": _without_secrets(record["settings"])}),
         "numbers": metrics,
         "changes": changes_of(metrics, intervals),
         "forgetting": forgetting_of(metrics, intervals),
     }
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 def _picked(known: Mapping[str, Any]) -> Json:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.pipeline.durable import write_bytes
+from posttrain.pipeline.run import REPORT_FILE
 
 from .reading import read_report
-
-REPORT = "report.html"
 
 
 def write_report(run_dir: Path, target: Path | None = None) -> Path:
@@ -19,6 +18,6 @@ def write_report(run_dir: Path, target: Path | None = None) -> Path:
     """
     from .page import as_page
 
-    target = run_dir / REPORT if target is None else target
+    target = run_dir / REPORT_FILE if target is None else target
     write_bytes(target, as_page(read_report(run_dir)).encode())
     return target

@@ -72,7 +72,7 @@ def test_every_word_is_there_in_both_languages(tmp_path: Path) -> None:
 
 def test_numbers_in_words() -> None:
     assert [number(x) for x in (0, 1234.0, 0.123456, 1e-5, 12345678.9, None)] == ["0", "1,234", "0.1235", "1e-05", "1.235e+07", "–"]  # fmt: skip
-    assert [in_time(x) for x in (5.2, 61, 3661, None)] == ["5 s", "1 min 01 s", "1 h 01 min", "–"]
+    assert [in_time(x) for x in (5.2, 61, 3661, None)] == ["5.2 s", "1 min 01 s", "1 h 01 min", "–"]
     assert [in_bytes(x) for x in (5e6, 2.5e9, None)] == ["5.0 MB", "2.50 GB", "–"]
 
 

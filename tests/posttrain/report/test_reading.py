@@ -1,6 +1,7 @@
 """What the report says of a run is what the run folder says."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_a_long_curve_keeps_what_sticks_out() -> None:
 def test_what_is_no_number_is_a_gap_and_what_never_is_no_curve() -> None:
     lines = [
         {"step": 1, "loss": 1.0, "judge": None},
-        {"step": 2, "loss": None, "judge": None},
+        {"step": 2, "loss": math.nan, "judge": None},
         {"step": 3, "loss": 2.0},
     ]
     (curve,) = curves_of(lines)
@@ -75,6 +76,7 @@ def test_all_curves_together_stay_within_the_budget() -> None:
         ({"loss_before": 3.0, "loss_after": 2.0}, None, "better"),
         ({"accuracy_before": 0.9, "accuracy_after": 0.8}, None, "worse"),
         ({"accuracy_before": 0.9, "accuracy_after": 0.8}, {"low": -0.3, "high": 0.1, "rows": 20}, "noise"),
+        ({"accuracy_before": 0.9, "accuracy_after": 0.895}, None, ""),  # less than a hundredth
         ({"kl_before": 0.0, "kl_after": 5.0}, None, ""),  # that is what learning looks like
         ({"length_before": 4.0, "length_after": 5.0}, None, ""),
     ],
@@ -136,3 +138,14 @@ def test_folders_that_are_none_or_damaged(tmp_path: Path) -> None:
     record.write_text(record.read_text().replace("61.0", "6.0"))
     with pytest.raises(CorruptArtifactError, match="was changed"):
         read_report(run)
+
+
+def test_secrets_in_settings_do_not_reach_the_page(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", ["sft"])
+    stage = run.begin("sft", settings=[{"name": "trainer_args", "value": {"hub_token": "hf_abcdefghij"}, "source": "given"}])  # fmt: skip
+    run.finish(
+        stage, "sft", settings=[{"name": "data", "value": ["https://me:word@host/x"], "source": "given"}]
+    )
+    assert read_report(run.write())["stages"][0]["settings"][0]["value"] == ["https://***@host/x"]
+    (stage / "stage.json").unlink()
+    assert read_report(run.folder)["stages"][0]["settings"][0]["value"] == {"hub_token": "***"}

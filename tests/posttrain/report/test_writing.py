@@ -135,6 +135,7 @@ def test_what_the_command_refuses(tmp_path: Path, words: list[str], said: str) -
 
 def test_secrets_are_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain.pipeline.attempts import command as typed
+    from posttrain.pipeline.attempts import redacted
 
     words = [
         "/x/train.py",
@@ -147,5 +148,7 @@ def test_secrets_are_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(sys, "argv", words)
     assert typed() == "python /x/train.py --token '***' '--api-key=***' --model 'https://***@host/m' '***'"  # fmt: skip
+    revision = "revision=0123456789abcdef0123456789abcdef01234567"
+    assert redacted(revision) == revision
     monkeypatch.setattr(sys, "argv", ["-c", "secret"])
     assert typed() == ""
