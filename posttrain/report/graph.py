@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-WIDTH, HEIGHT, GAP, ROW = 132, 46, 34, 84  # of a box, between boxes, from lane to lane; pixels
+WIDTH, HEIGHT, GAP, ROW = 124, 46, 28, 84  # of a box, between boxes, from lane to lane; pixels
 _REWARD = "the reward model of an earlier stage"
 
 
 def graph_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{"boxes": [{"x", "y", "name", "state", "under"}], "edges": [[x1, y1, x2, y2]], "width", "height"}.
+    """{"boxes": [{"x", "y", "name", "state", "under"}], "edges": [[x1, y1, x2, y2]], "width", "height", "box"}.
 
     Policies stand in the upper lane; what is made beside them (a reward model, a classifier) in the lower one.
     """
@@ -27,6 +27,8 @@ def graph_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "under": stage["type"],
         }
         boxes.append(box)
+        if stage["state"] == "waiting":  # nobody knows yet what it will start from
+            continue
         edges.append(_edge(policy, box))
         if reward is not None and any(setting["value"] == _REWARD for setting in stage["settings"]):
             edges.append(_edge(reward, box))
@@ -37,6 +39,7 @@ def graph_of(stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     lanes = 2 if any(box["y"] > ROW for box in boxes) else 1
     return {
         "boxes": boxes,
+        "box": (WIDTH, HEIGHT),
         "edges": edges,
         "width": boxes[-1]["x"] + WIDTH + 2,
         "height": HEIGHT + 4 + (lanes - 1) * ROW,

@@ -33,6 +33,21 @@
     return [xs, ys];
   }
 
+  // Of noisy curves: each point's mean with its neighbours of the same stage.
+  function smoothed(ys) {
+    const out = [], begins = [0, ...ys.flatMap((value, i) => (value == null ? [i + 1] : [])), ys.length + 1];
+    for (let k = 0; k + 1 < begins.length; k++) {
+      const part = ys.slice(begins[k], begins[k + 1] - 1), reach = Math.ceil(part.length / 40), sums = [0];
+      for (const value of part) sums.push(sums[sums.length - 1] + value);
+      part.forEach((_, i) => {
+        const from = Math.max(0, i - reach), to = Math.min(part.length, i + reach + 1);
+        out.push((sums[to] - sums[from]) / (to - from));
+      });
+      out.push(null);
+    }
+    return out.slice(0, ys.length);
+  }
+
   const charts = [];
   const line = () => charts.filter((one) => !one.stage);
   const whole = [0, Math.max(1, names.length) - 0.02];
@@ -67,7 +82,9 @@
       if (next < bbox.left || x > bbox.left + bbox.width) return;
       if (i && x >= bbox.left) { ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke(); }
       const begin = Math.max(x, bbox.left) + 4 * devicePixelRatio, room = Math.min(next, bbox.left + bbox.width) - begin;
-      if (ctx.measureText(name).width < room) ctx.fillText(name, begin, bbox.top - 3 * devicePixelRatio);
+      let text = name;
+      while (text.length > 1 && ctx.measureText(text).width > room) text = `${text.slice(0, -2)}…`;
+      ctx.fillText(text, begin, bbox.top - 3 * devicePixelRatio);
     });
     ctx.restore();
   }
@@ -78,15 +95,20 @@
     for (const name of names.slice(names.indexOf(from), names.indexOf(to) + 1)) {
       const low = Math.max(0, stepAt(Math.max(min, names.indexOf(name)))[1]);
       const high = name === to ? stepAt(Math.min(max, names.indexOf(name) + 0.96))[1] : ends.get(name);
-      for (let k = 1; k <= many; k++) out.push(place(name, Math.round(low + ((high - low) * k) / many)));
+      const least = (high - low) / many, power = 10 ** Math.floor(Math.log10(Math.max(1, least)));
+      const by = Math.max(1, [1, 2, 5, 10].map((n) => n * power).find((n) => n >= least) ?? 1);
+      const first = Math.max(by, Math.ceil(low / by) * by);
+      if (first > high) out.push(place(name, high));
+      for (let step = first; step <= high; step += by) out.push(place(name, step));
     }
-    return [...new Set(out)];
+    return out;
   }
 
   function draw(figure) {
     const { metric, stage } = figure.dataset, box = figure.querySelector(".plot"), read = figure.querySelector(".read");
     const [xs, ys] = pointsOf(metric, stage), width = box.clientWidth;
     if (!width || !xs.length) return;
+    const noisy = xs.length > 150;
     const resting = (read.dataset.resting ??= read.textContent);
     const axis = { stroke: () => color("--faint"), grid: { stroke: () => color("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const plot = new uPlot({
@@ -101,7 +123,8 @@
         { ...axis, size: 26, grid: { show: false }, ...(stage ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] } : { splits: ticks, values: (u, at) => at.map((x) => stepAt(x)[1]) }) },
         { ...axis, size: 58, space: stage ? 22 : 30, values: ticked },
       ],
-      series: [{}, { stroke: () => color("--curve"), width: 1.5, points: { show: xs.length < 40, size: 4, fill: () => color("--curve") }, spanGaps: false }],
+      series: [{}, { stroke: () => color("--curve"), width: noisy ? 1 : 1.5, alpha: noisy ? 0.3 : 1, points: { show: xs.length < 40, size: 4, fill: () => color("--curve") }, spanGaps: false },
+        ...(noisy ? [{ stroke: () => color("--curve"), width: 2, points: { show: false }, spanGaps: false }] : [])],
       hooks: {
         draw: stage ? [] : [borders],
         setCursor: [(u) => {
@@ -116,7 +139,7 @@
           if (width) u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
         }],
       },
-    }, [xs, ys], box);
+    }, noisy ? [xs, ys, smoothed(ys)] : [xs, ys], box);
     read.textContent = resting;
     figure.plot = plot; // for whoever looks at the page with a script
     charts.push({ plot, stage });
