@@ -185,7 +185,7 @@ def random_model(size: str, folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from posttrain.pipeline.base_models import find_base, load_tokenizer
-    from posttrain.stages.known_sizes import SHAPES
+    from posttrain.stages.planner.known_sizes import SHAPES
 
     tokenizer = load_tokenizer(find_base("embedded").folder)
     with torch.device("cuda"):

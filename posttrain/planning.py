@@ -8,7 +8,7 @@ from pathlib import Path
 from posttrain import stages
 from posttrain.errors import SettingError
 from posttrain.pipeline.quiet import quiet_libraries
-from posttrain.stages.auto import Choice, choices, find_shape, read_memory
+from posttrain.stages.planner.auto import Choice, choices, find_shape, read_memory
 
 STAGES = ("SFT", "CPT", "RewardModel", "DPO", "KTO", "ORPO", "PPO", "GRPO", "RLOO")
 

@@ -1,11 +1,11 @@
 """Every strategy on one task with the same budget: what it reaches, what it trains, what it costs.
 
-python recipes/compare_strategies.py                              # all of them on the embedded model, about two hours
+python recipes/compare_strategies.py                              # all of them on the embedded model, about an hour
 python recipes/compare_strategies.py --only lora --only full      # some of them
 python recipes/compare_strategies.py --model Qwen/Qwen3-1.7B --run-dir runs/mine
 
-Each strategy trains in a process of its own, so that peak memory is its own. Writes table.md, table.json and, where
-matplotlib is installed, plot.png into the run folder.
+Each strategy trains in a process of its own, so that peak memory is its own, and one that is finished is not trained
+again. Writes table.md, table.json and, where matplotlib is installed, plot.png into the run folder.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "prefix tuning": PrefixTuning(),
     "p-tuning": PTuning(),
 }
-# Of a stage's default, which is meant for hundreds of steps: the budget here is some dozens.
+# Of a stage's default, which is meant for hundreds of steps: the budget here is ten, where LoRA is nearly done.
 _RATE = 5.0
 _COLUMNS = ("strategy", "learning rate", "trained", "loss before", "loss after", "exact match", "peak memory GB",
             "tokens/s", "adapter MB")  # fmt: skip
@@ -105,7 +105,7 @@ def measure(name: str, model: str, run_dir: Path, steps: int, seed: int) -> dict
     import torch
 
     stage = SFT(STRATEGIES[name], data=Data(orders(400, seed=0), format="qa"),
-                eval_data=Data(orders(48, seed=1), format="qa"), max_steps=steps, batch_size=8, max_length=192)  # fmt: skip
+                eval_data=Data(orders(32, seed=1), format="qa"), max_steps=steps, batch_size=8, max_length=192)  # fmt: skip
     rate = float(f"{_RATE * stage.resolved_learning_rate:.3g}")
     pipeline = Pipeline([replace(stage, learning_rate=rate)], model=model, run_dir=run_dir, seed=seed)
     (plan,) = pipeline.plan()
@@ -123,6 +123,17 @@ def measure(name: str, model: str, run_dir: Path, steps: int, seed: int) -> dict
         "exact match": record.metrics["exact_match_after"], "peak memory GB": peak / 1e9,
         "tokens/s": speeds[len(speeds) // 2], "adapter MB": saved / 1e6,
     }  # fmt: skip
+
+
+def folder_of(name: str, run_dir: Path) -> Path:
+    """Where one strategy's run is."""
+    return run_dir / name.replace(", ", "-").replace(" ", "_")
+
+
+def row_file(name: str, run_dir: Path, model: str, steps: int, seed: int) -> Path:
+    """Where a finished strategy's row is kept: beside its run, under a name that says what it was measured with."""
+    asked = f"{Path(model).name}-{steps}-{seed}"
+    return run_dir / "rows" / f"{folder_of(name, run_dir).name}-{asked}.json"
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
@@ -165,7 +176,7 @@ def compare(
     only: Annotated[list[str] | None, typer.Option(help="A strategy by its name in the table; may be repeated.")] = None,
     model: str = "embedded",
     run_dir: str = "runs/compare_strategies",
-    steps: int = 24,
+    steps: int = 10,
     seed: int = 0,
     one: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:  # fmt: skip
@@ -174,20 +185,22 @@ def compare(
     if unknown := [name for name in names if name not in STRATEGIES]:
         raise typer.BadParameter(f"there is no strategy {unknown[0]!r}; there is {', '.join(STRATEGIES)}")
     if one:
-        row = measure(names[0], model, folder / names[0].replace(", ", "-").replace(" ", "_"), steps, seed)
-        (folder / "row.json").write_text(json.dumps(row))
+        row = measure(names[0], model, folder_of(names[0], folder), steps, seed)
+        kept = row_file(names[0], folder, model, steps, seed)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(row))
         return
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in names:
         print(f"--- {name}", flush=True)
-        command = [sys.executable, __file__, "--one", "--only", name, "--model", model, "--run-dir", run_dir,
-                   "--steps", str(steps), "--seed", str(seed)]  # fmt: skip
-        subprocess.run(command, check=True)
-        rows.append(json.loads((folder / "row.json").read_text()))
+        kept = row_file(name, folder, model, steps, seed)
+        if not kept.exists():
+            command = [sys.executable, __file__, "--one", "--only", name, "--model", model, "--run-dir", run_dir,
+                       "--steps", str(steps), "--seed", str(seed)]  # fmt: skip
+            subprocess.run(command, check=True)
+        rows.append(json.loads(kept.read_text()))
         (folder / "table.json").write_text(json.dumps(rows, indent=1))
         (folder / "table.md").write_text(as_markdown(rows))
-    (folder / "row.json").unlink()
     print(as_markdown(rows))
     if not plot(rows, folder / "plot.png"):
         print("No plot: matplotlib is not installed (pip install matplotlib).")

@@ -1,6 +1,5 @@
 """The stages of a pipeline and the strategies that they train with."""
 
-from .auto import auto
 from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
@@ -8,6 +7,7 @@ from .groups import GRPO, RLOO
 from .kto import KTO
 from .online import RewardModelRef
 from .orpo import ORPO
+from .planner import auto
 from .ppo import PPO
 from .reward_model import RewardModel
 from .seq2seq import Seq2Seq

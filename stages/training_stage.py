@@ -16,7 +16,7 @@ from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
-from .auto import Auto
+from .planner import Auto
 from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
 from .trl_api import check_trainer_args
@@ -152,7 +152,7 @@ class TrainingStage(Stage):
             return self
         from ..pipeline.base_models import find_base
         from ..pipeline.quiet import quiet_libraries
-        from .auto import resolve
+        from .planner.auto import resolve
 
         with quiet_libraries():
             base = model.find() if isinstance(model, ModelRef) else find_base(model)
@@ -309,7 +309,7 @@ class TrainingStage(Stage):
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
         from .arguments import check_trainer_values
-        from .planning import plan_stage
+        from .planner import plan_stage
 
         plan = plan_stage(self, inputs["policy"])
         check_trainer_values(self)

@@ -18,7 +18,7 @@ from .checkpoints import newest_whole_checkpoint
 from .evaluation import answers
 from .handover import load_for_continuing, load_fresh
 from .machine import this_machine
-from .planning import wants_checkpointing
+from .planner import wants_checkpointing
 from .proofs import prove_reference
 from .start_rows import RowsOfTable
 from .token_tables import Tables

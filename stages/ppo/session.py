@@ -18,7 +18,7 @@ from ...pipeline.durable import is_disk_full
 from ..online.health import alarms
 from ..online.rollouts import Rollouts
 from ..online.sampling import row_seed
-from ..planning import tables_of, wants_checkpointing
+from ..planner import tables_of, wants_checkpointing
 from ..token_tables import Tables
 from ..trl_session import disk_full
 from .experience import prepare

@@ -188,7 +188,7 @@ class PPO(OnlineStage):
         return PPOSession(self, context, tables, tokenizer)
 
     def plan_of_trainer(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
-        from ..planning import plan_stage, tables_of
+        from ..planner import plan_stage, tables_of
 
         plan, request = plan_stage(self, inputs["policy"]), self.ptx_request
         if request is None:

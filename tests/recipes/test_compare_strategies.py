@@ -45,6 +45,8 @@ def test_it_runs_as_a_script(tmp_path: Path) -> None:
     assert [row["strategy"] for row in rows] == ["ia3", "lora, pissa"]
     assert all(row["trained"] > 0 and row["loss after"] < 11.0 and row["adapter MB"] > 0 for row in rows)
     assert (tmp_path / "table.md").exists() and (tmp_path / "plot.png").exists()
+    again = subprocess.run(command[:-2], capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    assert again.stdout.startswith("--- ia3\n|")  # finished: neither loaded nor trained
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:

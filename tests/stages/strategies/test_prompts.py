@@ -330,7 +330,7 @@ def test_a_prefix_cannot_compute_activations_again(
     asked = SFT(KINDS["prefix"], data=rows["chat"], trainer_args={"gradient_checkpointing": True}, **QUICK)
     with pytest.raises(StrategyError, match=r"cannot be had with PrefixTuning\(.*\), whose activations"):
         tiny([asked])
-    from posttrain.stages import planning
+    from posttrain.stages.planner import plan
 
     whole = tiny([SFT(KINDS["prefix"], data=rows["chat"], **QUICK)]).plan()[0]
     assert whole is not None
@@ -342,7 +342,7 @@ def test_a_prefix_cannot_compute_activations_again(
 
         return replace(this_machine(), memory_bytes=int(whole.memory_bytes / 0.95))  # it fits, and is tight
 
-    monkeypatch.setattr(planning, "this_machine", small)
+    monkeypatch.setattr(plan, "this_machine", small)
     plan = tiny([SFT(KINDS["prefix"], data=rows["chat"], **QUICK)]).plan()[0]
     assert plan is not None and any("PrefixTuning cannot compute activations again" in n for n in plan.notes)
     plan = tiny([SFT(KINDS["prompt"], data=rows["chat"], **QUICK)]).plan()[0]

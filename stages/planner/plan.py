@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import SettingError, StrategyError
 
-from ..pipeline import ModelRef, StagePlan
-from ..pipeline.heads import Labels
+from ...pipeline import ModelRef, StagePlan
+from ...pipeline.heads import Labels
+from ..machine import this_machine
+from ..token_tables import Request, Tables, load_tables
 from .fitting import refuse_what_cannot_fit
-from .machine import this_machine
 from .memory import estimate
 from .sizes import Sizes, sizes_of
-from .token_tables import Request, Tables, load_tables
 
 if TYPE_CHECKING:
-    from .training_stage import TrainingStage
+    from ..training_stage import TrainingStage
 
 _CHECKPOINTS = 3  # two kept and one being written
 _TOKENIZER_BYTES = 5_000_000
@@ -62,7 +62,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
 
 def tables_of(request: Request, start: ModelRef) -> Tables:
     """The token tables of some data with the tokenizer of a model."""
-    from ..pipeline.base_models import shared_tokenizer
+    from ...pipeline.base_models import shared_tokenizer
 
     base = start.find()
     return load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)

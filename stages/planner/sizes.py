@@ -8,13 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
-from ..pipeline.model_folder import read_config
-from ..pipeline.quantization import layers_to_quantise
+from ...pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
+from ...pipeline.model_folder import read_config
+from ...pipeline.quantization import layers_to_quantise
 from .known_sizes import SHAPES
 
 if TYPE_CHECKING:
-    from .training_stage import TrainingStage
+    from ..training_stage import TrainingStage
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from .machine import Machine
+from ..machine import Machine
 
 if TYPE_CHECKING:
+    from ..strategies import Strategy
+    from ..training_stage import TrainingStage
     from .sizes import Sizes
-    from .strategies import Strategy
-    from .training_stage import TrainingStage
 
 # Per weight: 4 bits, a byte per 64 of them, 4 bytes per 256 of those; or a byte, and 4 for each row of thousands.
 _QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.errors import ModelError, NotEnoughMemoryError, SettingError
 
+from ..strategies import Capabilities, Full, LoRA, QLoRA, Strategy, Task
 from .known_sizes import SHAPES
-from .strategies import Capabilities, Full, LoRA, QLoRA, Strategy, Task
 
 if TYPE_CHECKING:
-    from .machine import Machine
-    from .training_stage import TrainingStage
+    from ..machine import Machine
+    from ..training_stage import TrainingStage
 
 _ROOM = 0.8  # Full is only chosen where it leaves a fifth: it is the first to be hit by a longer row
 _GB = 2**30  # a card of "24GB" has 24 GiB
@@ -113,7 +113,7 @@ def choices(stage: TrainingStage, source: Path | str, memory: int) -> list[Choic
 
     source: a folder with a config.json, or a size such as "7B". memory: bytes of a GPU.
     """
-    from .machine import Machine
+    from ..machine import Machine
 
     machine = Machine(on_gpu=True, bf16=True, memory_bytes=memory)
     (preset,) = [preset for most, preset in _PRESETS if memory <= most][:1]
@@ -202,7 +202,7 @@ def find_shape(model: str) -> Path | str:
             f"The folder {folder} has no config.json; give a model's folder or a size such as 7B."
         )
     if model in ("embedded", "tiny-random"):
-        from ..pipeline.base_models import find_base
+        from ...pipeline.base_models import find_base
 
         return find_base(model).folder
     from huggingface_hub import try_to_load_from_cache

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import NotEnoughMemoryError, PosttrainError
 
-from .machine import Machine
+from ..machine import Machine
+from ..strategies import LoRA, QLoRA, Strategy
 from .memory import MemoryEstimate, estimate
 from .sizes import sizes_of
-from .strategies import LoRA, QLoRA, Strategy
 
 if TYPE_CHECKING:
-    from ..pipeline.heads import Labels
-    from .training_stage import TrainingStage
+    from ...pipeline.heads import Labels
+    from ..training_stage import TrainingStage
 
 _LEAST_LENGTH = 128
 _LEAST_RANK = 2

@@ -7,7 +7,7 @@ import pytest
 
 from posttrain import SFT, Full, LoRA, Pipeline, QLoRA, auto
 from posttrain.errors import ModelError, NotEnoughMemoryError, SettingError
-from posttrain.stages.auto import choices, find_shape, read_memory
+from posttrain.stages.planner.auto import choices, find_shape, read_memory
 
 Rows = dict[str, list[dict[str, Any]]]
 

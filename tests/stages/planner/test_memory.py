@@ -21,10 +21,10 @@ from posttrain import (
     RewardModel,
 )
 from posttrain.errors import NotEnoughMemoryError
-from posttrain.stages.fitting import nearest_change
 from posttrain.stages.machine import Machine
-from posttrain.stages.memory import MemoryEstimate, estimate, head_bytes, kept_bytes
-from posttrain.stages.sizes import sizes_of
+from posttrain.stages.planner.fitting import nearest_change
+from posttrain.stages.planner.memory import MemoryEstimate, estimate, head_bytes, kept_bytes
+from posttrain.stages.planner.sizes import sizes_of
 
 Rows = dict[str, list[dict[str, Any]]]
 CPU = Machine(on_gpu=False, bf16=False, memory_bytes=16 * 10**9)
@@ -197,9 +197,9 @@ def test_no_larger_batch_would_have_done() -> None:
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
     tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from posttrain.stages import planning
+    from posttrain.stages.planner import plan
 
-    monkeypatch.setattr(planning, "this_machine", lambda: replace(CPU, memory_bytes=1_000_000_000))
+    monkeypatch.setattr(plan, "this_machine", lambda: replace(CPU, memory_bytes=1_000_000_000))
     stage = SFT(LoRA(r=2), data=rows["chat"], batch_size=32, trainer_args={"gradient_checkpointing": False})
     for method in ("plan", "run"):
         pipeline = tiny([stage])
