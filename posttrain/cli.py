@@ -38,7 +38,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write it; report.html in the run folder if not given.")] = None,
 ) -> None:  # fmt: skip
     """Write the report of a run, finished or not: one page that opens from disk and loads nothing."""
-    from posttrain.errors import SettingError
+    from posttrain.errors import DiskSpaceError, SettingError
     from posttrain.report import write_report
 
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
@@ -47,9 +47,11 @@ def report(
         )
     try:
         print(write_report(run.expanduser().resolve(), out))
+    except DiskSpaceError:
+        raise
     except OSError as error:
         raise SettingError(
-            f"The report cannot be written to {error.filename or out} ({error.strerror}); choose another --out."
+            f"The report cannot be written ({error}); choose another place with --out."
         ) from error
 
 

@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path) -> None:
     [
         (["{tmp}"], "RunFolderError: {tmp} is no run folder: it has no run.json."),
         (["{run}", "--out", "{run}/run.json"], "SettingError: --out {run}/run.json: the page is written over what is there"),
-        (["{run}", "--out", "/proc/nowhere/a.html"], "SettingError: The report cannot be written to"),
+        (["{run}", "--out", "/proc/nowhere/a.html"], "SettingError: The report cannot be written ("),
     ],
 )  # fmt: skip
 def test_what_the_command_refuses(tmp_path: Path, words: list[str], said: str) -> None:
