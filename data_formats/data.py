@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from posttrain.errors import SettingError
 
@@ -14,7 +14,8 @@ from .file_types import suffix_of
 from .format import DataFormat
 from .reader import digest, name_of
 
-DataSource = Any  # whatever Data(source) takes, or a Data
+# Annotated, so that what reads recipes from files can tell a source of rows from any other value.
+DataSource = Annotated[Any, "whatever Data(source) takes, or a Data"]
 OnBadRows = Literal["error", "quarantine"]
 Interleave = Literal["first_exhausted", "all_exhausted"]
 
@@ -38,7 +39,7 @@ class Data:
     Raises SettingError for settings that contradict each other.
     """
 
-    source: Any
+    source: DataSource
     format: str | DataFormat | None = field(default=None, kw_only=True)
     columns: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     limit: int | None = field(default=None, kw_only=True)

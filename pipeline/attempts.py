@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 import time
@@ -21,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from .durable import named_disk_errors
+from .secrets import looks_secret, redacted
 from .stage import StagePlan
 
 ATTEMPTS = "attempts.jsonl"
 _PACKAGES = ("posttrain", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
-_SECRET = re.compile(
-    r"hf_\w{8,}|sk-[\w-]{8,}|(?<=://)[^/@\s]+(?=@)|(?i:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))\S+"
-)
-_SECRET_FLAG = re.compile(r"(?i)--?[\w-]*(token|key|secret|password)")
 
 
 def begin_attempt(
@@ -59,10 +55,8 @@ def break_off(folder: Path, error: BaseException) -> None:
         "error": type(error).__name__,
         "text": redacted(str(error)),
     }
-    with (
-        suppress(OSError),
-        (folder / ATTEMPTS).open("a", encoding="utf-8") as file,
-    ):  # the error itself comes first
+    path = folder / ATTEMPTS
+    with suppress(OSError), path.open("a", encoding="utf-8") as file:  # the error itself comes first
         file.write(json.dumps(line) + "\n")
 
 
@@ -76,13 +70,15 @@ def command() -> str:
         start = ["python", "-m", Path(words[0]).parent.name]
     else:
         start = ["python", words[0]] if program.endswith(".py") else [program]
-    shown = ["***" if _SECRET_FLAG.fullmatch(before) else redacted(word) for before, word in pairwise(words)]
-    return shlex.join([*start, *shown])
+    return shlex.join([*start, *(_shown(before, word) for before, word in pairwise(words))])
 
 
-def redacted(text: str) -> str:
-    """Without keys, tokens, and the names and passwords of addresses."""
-    return _SECRET.sub("***", text)
+def _shown(before: str, word: str) -> str:
+    """A word of a command, after the one before it."""
+    name, equals, value = word.partition("=") if word.startswith("-") else (before, "", word)
+    if looks_secret(name, value):
+        return f"{name}=***" if equals else "***"
+    return redacted(word)
 
 
 def _machine() -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -12,6 +13,8 @@ from posttrain.errors import RunInterrupted
 from .ranks import Ranks
 
 EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
+# Seconds. A launcher hands on to its processes what a terminal or a scheduler sent them already.
+_ONE_SIGNAL = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -23,6 +26,7 @@ class StopRequest:
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self.requested: str | None = None  # the name of the signal that this process was given
+        self._since = 0.0  # when
         self._ranks = ranks or Ranks()
         self._before: dict[int, object] = {}
 
@@ -53,9 +57,11 @@ class StopRequest:
             raise RunInterrupted(message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and time.monotonic() - self._since < (_ONE_SIGNAL if self._ranks.size > 1 else 0):
+            return
         if self.requested:
             os._exit(EXIT_CODE)  # nothing is half-written under its final name, so this is safe
-        self.requested = signal.Signals(number).name
+        self.requested, self._since = signal.Signals(number).name, time.monotonic()
         # not print(): the signal may have come in the middle of one
         os.write(
             2,

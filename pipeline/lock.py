@@ -45,18 +45,35 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in the folder just now."""
+    """Whether a process works in the run folder now."""
+    path = folder / ".lock"
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+        owner, here = json.loads(path.read_text()), socket.gethostname()
+        if owner["host"] == here and not _is_alive(int(owner["pid"])):
+            return False  # asking the kernel takes the lock for a moment, in which no run could start
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
     except BlockingIOError:
         return True
     finally:
         os.close(descriptor)
-    return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _holder(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,6 +22,7 @@ from .durable import read_sealed, remove_leftovers, write_sealed
 from .events import StageEvents
 from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
+from .launch import LAUNCH_FILE, Started, launched
 from .lock import run_lock
 from .memory_use import PeakMemory
 from .model_folder import KINDS
@@ -47,6 +48,7 @@ class Pipeline:
     >>> lora = LoRA(r=16)
     >>> Pipeline([SFT(lora), DPO(lora)]).run()    # doctest: +SKIP
 
+    stages: what is done, in this order; each goes on with the model that the one before it made.
     model: "embedded" (SmolLM2-135M-Instruct), "tiny-random", a folder, a Hub id, or the `ModelRef` of another run.
     run_dir: where everything is kept; None makes a folder below `runs/` named after the stages and settings.
     seed: one number for the whole chain; each stage derives its own from it and its name.
@@ -105,21 +107,25 @@ class Pipeline:
         """Print each resolved setting of each stage and where it came from."""
         print_settings([(stage.title, type(stage).__name__, stage.settings()) for stage in self.stages])
 
-    def plan(self) -> list[StagePlan | None]:
+    def plan(self, *, shown: bool = True) -> list[StagePlan | None]:
         """Print, and return, what each stage will cost: rows, tokens, steps, parameters, memory, disk. No weights."""
         with quiet_libraries():
             start = self._start()
             plans = [stage.plan({"policy": start}) for stage in self.stages]
-        print_plan([stage.title for stage in self.stages], plans)
+        if shown:
+            print_plan([stage.title for stage in self.stages], plans)
         return plans
 
-    def run(self) -> Run:
+    def run(self, started: Started | None = None) -> Run:
         """Train what is not finished, and return the whole run.
+
+        started: how, for `posttrain resume`; None finds out which script Python runs.
 
         Finished stages whose key has not changed are verified and skipped; a killed stage goes on from its newest
         whole checkpoint. Raises RunInterrupted (exit code 75) after SIGTERM or Ctrl-C.
         """
         ranks = Ranks.of_environment()
+        ranks.check_engine()
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -129,13 +135,13 @@ class Pipeline:
         ranks.connect()
         with (
             run_lock(self.run_dir) if ranks.main else nullcontext(),
+            self._launched(ranks, started),
             StopRequest(ranks) as stop,
             Display([s.title for s in self.stages], shown=ranks.main) as display,
         ):
             if ranks.main:
-                self._check_run_dir()
                 remove_leftovers(self.run_dir)
-            ranks.barrier()
+            ranks.check_shared(self.run_dir)
             start = self._start()
             roles: dict[str, ModelRef] = {"policy": start}
             entries: list[dict[str, str]] = []
@@ -170,6 +176,14 @@ class Pipeline:
                 watch.now()
             ranks.barrier()
         return Run.load(self.run_dir)
+
+    def _launched(self, ranks: Ranks, started: Started | None) -> AbstractContextManager[None]:
+        """Keeps how the run was started and how it ends, in a folder that is ours."""
+        if not ranks.main:
+            return nullcontext()
+        self._check_run_dir()
+        titles = [stage.title for stage in self.stages]
+        return launched(self.run_dir, titles, started or Started.by_this_process())
 
     def _finished(self, folder: Path) -> StageRecord | None:
         """The record of a stage that is finished, verified."""
@@ -266,7 +280,7 @@ class Pipeline:
         if not self.run_dir.is_dir():
             raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
         if not (self.run_dir / RUN_FILE).exists():
-            known = (".lock", "stages", REPORT_FILE)
+            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE)
             foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:

@@ -73,17 +73,18 @@ class Stage(CheckedSettings):
     """The one base class of stages. A subclass sets `needs` and `makes` and writes `run`.
 
     Roles, not stage names, join stages: `needs = ("policy", "reward")` is met by whatever stages before made them.
+    name: of the stage in folders, reports and run["..."]; None is the class name in snake case.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[str | None] = None
     heads: ClassVar[tuple[Head, ...]] = ()  # the kinds of model that it can start from; () takes any
-    name: str | None = field(default=None, kw_only=True)  # None: the class name in snake case
+    name: str | None = field(default=None, kw_only=True)
 
     @property
     def title(self) -> str:
         """The stage's name in folders, reports and `run[...]`."""
-        return self.name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        return self.name or title_of(type(self).__name__)
 
     @abstractmethod
     def run(self, context: StageContext) -> StageResult:
@@ -110,6 +111,11 @@ class Stage(CheckedSettings):
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan | None:
         """What the stage will cost, or None when it has nothing to say."""
         return None
+
+
+def title_of(kind: str) -> str:
+    """The name of a stage without one, from its class: "RewardModel" is reward_model."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()
 
 
 def check_title(title: str) -> None:

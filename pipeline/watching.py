@@ -1,9 +1,10 @@
-"""Who hears that a run folder has news, such as the report page; nothing here knows who that is."""
+"""Who hears that a run folder has news: the report page."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 Watcher = Callable[[Path], None]  # takes the run folder
@@ -11,12 +12,13 @@ Watcher = Callable[[Path], None]  # takes the run folder
 _SECONDS = 15.0  # between two calls while a stage trains
 _SHARE = 0.01  # of the time that watchers may take while a stage trains
 
-_watchers: list[Watcher] = []
+
+def _report(run_dir: Path) -> None:
+    # By name and late: the report reads run folders, so it knows the pipeline, and the pipeline not it.
+    import_module("posttrain.report").write_report(run_dir)
 
 
-def add_watcher(watcher: Watcher) -> None:
-    """Have `watcher` called from now on, in the process that writes the run folder, between two steps of it."""
-    _watchers.append(watcher)
+_watchers: list[Watcher] = [_report]  # called in the process that writes the run folder, between two steps
 
 
 class Watch:

@@ -5,11 +5,22 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from posttrain.commands.clean import clean
+from posttrain.commands.compare import compare
+from posttrain.commands.doctor import doctor
+from posttrain.commands.init import init
+from posttrain.commands.inspect import inspect
+from posttrain.commands.listings import formats, schema, strategies
+from posttrain.commands.plan import explain, plan
+from posttrain.commands.report import report
+from posttrain.commands.resume import resume
+from posttrain.commands.run import print_run, run
+from posttrain.commands.runs import runs
+from posttrain.commands.show import show
 from posttrain.errors import PosttrainError
 
 if TYPE_CHECKING:
@@ -20,105 +31,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
-
-
-@app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Print what each stage of a run made: numbers before and after, rows, proofs."""
-    from posttrain.pipeline import Run
-    from posttrain.pipeline.printing import print_summary
-
-    print_summary(Run.load(run))
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write it; report.html in the run folder if not given.")] = None,
-) -> None:  # fmt: skip
-    """Write the report of a run, finished or not: one page that opens from disk and loads nothing."""
-    from posttrain.errors import DiskSpaceError, SettingError
-    from posttrain.report import write_report
-
-    if out is not None and out.suffix.lower() not in (".html", ".htm"):
-        raise SettingError(
-            f"--out {out}: the page is written over what is there; give a name ending in .html."
-        )
-    try:
-        print(write_report(run.expanduser().resolve(), out))
-    except DiskSpaceError:
-        raise
-    except OSError as error:
-        raise SettingError(
-            f"The report cannot be written ({error}); choose another place with --out."
-        ) from error
-
-
-@app.command()
-def strategies(
-    markdown: Annotated[bool, typer.Option("--markdown", help="Prints the page docs/strategies.md.")] = False,
-) -> None:
-    """Print what each strategy can do."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from posttrain.stages.strategies import SHIPPED
-    from posttrain.stages.strategies.table import COLUMNS, answers, as_markdown
-
-    if markdown:
-        print(as_markdown(SHIPPED), end="")
-        return
-    table = Table(box=SIMPLE_HEAD, padding=0, collapse_padding=True)
-    table.add_column("strategy", no_wrap=True)
-    for heading, _, _ in COLUMNS:
-        table.add_column(heading, min_width=max(map(len, heading.split())))
-    for kind in SHIPPED:
-        table.add_row(kind.__name__, *answers(kind.capabilities))
-    console = Console()
-    console.width = max(console.width, 80)  # a narrower terminal wraps lines; nothing is left out
-    console.print(table)
-    for heading, _, meaning in COLUMNS:
-        console.print(f"{heading}: {meaning}", highlight=False)
-
-
-@app.command()
-def inspect(
-    file: Annotated[str, typer.Argument(help="A data file, a folder of them, or a data set of the Hub.")],
-    model: Annotated[str | None, typer.Option(help="Shows the tokens of this model, and which are trained: a folder, a Hub id, or 'embedded'.")] = None,
-    kind: Annotated[str | None, typer.Option(help="What it is read as: text, conversation, preference, unpaired, prompt, labelled, tagged. Found out if not given.")] = None,
-    format: Annotated[str | None, typer.Option(help="A data format by its name. Found out if not given.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row, with --model; 1024 if not given.")] = None,
-    rows: Annotated[int | None, typer.Option(min=0, help="How many rows are shown, with --model; 3 if not given.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Writes it as a page, too.")] = None,
-) -> None:  # fmt: skip
-    """Print what is in a data file: format, bad rows, duplicates, lengths; with --model the tokens that are trained.
-
-    Exit code 0: all rows are good. 1: some are bad. 2: the file cannot be read.
-    """
-    from posttrain.inspecting import inspect_file
-
-    good = inspect_file(
-        file, model=model, kind=kind, format=format, max_length=max_length, rows=rows, page=html
-    )
-    raise typer.Exit(0 if good else 1)
-
-
-@app.command()
-def plan(
-    memory: Annotated[str, typer.Option(help="Of the GPU, such as 8GB or 24GiB, both in units of 2^30 bytes.")],
-    model: Annotated[str, typer.Option(help="A size (1B 3B 7B 8B 13B 14B 30B 32B 70B), a folder with a config.json, a Hub id in the local cache, or 'embedded'.")],
-    stage: Annotated[str, typer.Option(help="What is trained: SFT, CPT, RewardModel, DPO, KTO, ORPO, PPO, GRPO, RLOO.")] = "SFT",
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens of the longest row.")] = 1024,
-) -> None:  # fmt: skip
-    """Print what auto(memory) would choose for a model, and what each way to train it would need. Loads no weights.
-
-    Exit code 0: there is a choice. 1: nothing fits. 2: the question cannot be answered.
-    """
-    from posttrain.planning import print_choices
-
-    raise typer.Exit(0 if print_choices(memory, model, stage, max_length) else 1)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    run, plan, explain, init, runs, show, report, compare, resume, clean, inspect, strategies, formats, schema, doctor,
+)  # fmt: skip
+for command in _COMMANDS:
+    flags_of_a_script = command in (run, plan, explain)
+    app.command(
+        context_settings={"ignore_unknown_options": flags_of_a_script, "allow_extra_args": flags_of_a_script}
+    )(command)
 
 
 def run_recipe(recipe: Callable[..., Pipeline]) -> None:
@@ -126,9 +48,7 @@ def run_recipe(recipe: Callable[..., Pipeline]) -> None:
 
     @functools.wraps(recipe)
     def command(*args: Any, **flags: Any) -> None:
-        from posttrain.pipeline.printing import print_summary
-
-        print_summary(recipe(*args, **flags).run())
+        print_run(recipe(*args, **flags).run())
 
     _guarded(lambda: typer.run(command))
 

@@ -5,6 +5,8 @@ PosttrainError
 │   ├── SettingError                    an unknown setting, or a value out of its range
 │   ├── PipelineError                   the list of stages does not fit together
 │   ├── StrategyError                   a strategy asked for what it cannot do
+│   ├── RecipeError                     a recipe file cannot be read, or says what a recipe cannot say
+│   ├── LaunchError                     several processes were started in a way that is not supported
 │   └── ModelError                      the starting model is missing, is no model, or has the wrong head
 ├── DataError (ValueError)
 │   ├── DataFileError                   missing, empty, unreadable, or no known format
@@ -24,6 +26,7 @@ PosttrainError
 ├── TrainingError
 │   ├── TrainingDivergedError           the loss is not a finite number, or the policy says nothing any more
 │   ├── RewardError                     a reward function failed, or gave what is no reward
+│   ├── SamplerError                    vLLM does not answer, or not as the policy
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
@@ -53,6 +56,14 @@ class PipelineError(ConfigurationError):
 
 class StrategyError(ConfigurationError):
     """A strategy was asked for something it cannot do."""
+
+
+class RecipeError(ConfigurationError):
+    """A recipe file cannot be read, or says what a recipe cannot say; the text has its line."""
+
+
+class LaunchError(ConfigurationError):
+    """Several processes were started in a way that is not supported."""
 
 
 class ModelError(ConfigurationError):
@@ -131,6 +142,10 @@ class TrainingDivergedError(TrainingError):
 
 class RewardError(TrainingError):
     """A reward function raised, or gave the wrong count, the wrong type, NaN or infinity."""
+
+
+class SamplerError(TrainingError):
+    """vLLM, which was to answer for the policy, does not answer, or answers from another model."""
 
 
 class RewardGateError(TrainingError):

@@ -5,7 +5,7 @@ from .cpt import CPT
 from .dpo import DPO
 from .groups import GRPO, RLOO
 from .kto import KTO
-from .online import RewardModelRef
+from .online import VLLM, RewardModelRef
 from .orpo import ORPO
 from .planner import auto
 from .ppo import PPO
@@ -48,6 +48,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "SFT",
+    "VLLM",
     "AdaLoRA",
     "Adapter",
     "Classifier",

@@ -237,6 +237,10 @@ class TrainingStage(Stage):
         """Tokens of the longest sequence that goes through the model, from those of the data's longest row."""
         return min(longest_row, self.max_length) + self.strategy.virtual_tokens
 
+    def rows_at_once(self, length: int, hidden: int, on_gpu: bool) -> int:
+        """How many rows of `length` tokens go through a trained model of this hidden size together."""
+        return self.batch_size
+
     def settings(self) -> tuple[Setting, ...]:
         from .machine import this_machine
 

@@ -53,6 +53,7 @@ _FIXED = (
     "predict_with_generate", "generation_max_length", "generation_num_beams", "generation_config", "sortish_sampler",
     "label_names",
 )  # fmt: skip
+_SHARDING = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
 # Of GRPO and RLOO: how TRL would sample and show answers, which are sampled and shown by us.
 _SAMPLING = (
     "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "chat_template_kwargs",
@@ -68,6 +69,11 @@ def check_trainer_args(owner: str, kind: TrainerKind, given: Mapping[str, Any]) 
         return
     refuse_unknown(f"{owner}(trainer_args=...)", given, config_fields(kind))
     for name in given:
+        if name in _SHARDING:
+            raise SettingError(
+                f"{owner}(trainer_args={{{name!r}: ...}}): this splits the model over processes, and the stages keep a whole "
+                "copy in each; leave it out (docs/multi-gpu.md)."
+            )
         if name in _OURS:
             raise SettingError(f"{owner}(trainer_args={{{name!r}: ...}}): say it as {_OURS[name]} instead.")
         if name in _FIXED:

@@ -36,6 +36,32 @@ def test_the_pipeline_of_the_readme_builds(tmp_path: Path, monkeypatch: Any) -> 
     assert [stage.title for stage in names["run"].stages] == ["cpt", "sft", "reward_model", "dpo"]
 
 
+def test_the_yaml_of_the_docs_builds(tmp_path: Path, monkeypatch: Any) -> None:
+    from posttrain import CPT, GRPO, SFT, Data, Full, LoRA, RewardModel
+    from posttrain.data_formats import sample
+    from posttrain.recipe_files import build, read_yaml
+
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "command-line.md").read_text(), flags=re.DOTALL
+    )
+    assert len(blocks) == 2 and blocks[1].startswith("# yaml-language-server")
+    monkeypatch.chdir(tmp_path)
+    for name, kind in (("chat", "conversation"), ("pairs", "preference"), ("prompts", "prompt")):
+        Path(f"{name}.jsonl").write_text(sample(kind).read_text())  # type: ignore[arg-type]
+    Path("notes.txt").write_text("A paragraph.\n\nAnother one.\n")
+    Path("faq.csv").write_text("question,answer\nWhy?,Because.\n")
+    Path("rewards.py").write_text("def polite(prompts, completions, **_):\n    return [0.0] * len(prompts)\n")
+    built = build(read_yaml(blocks[0], "recipe.yaml"))
+    faq = Data("faq.csv", format="qa", limit=1000)
+    *first, grpo = built.stages
+    assert first == [
+        CPT(LoRA(r=16), data="notes.txt"),
+        SFT(LoRA(r=16), data=["chat.jsonl", faq], epochs=2, learning_rate=1e-4),
+        RewardModel(LoRA(r=16), data="pairs.jsonl"),
+    ]
+    assert isinstance(grpo, GRPO) and grpo.strategy == Full() and grpo.reward.__name__ == "polite"  # type: ignore[union-attr]
+
+
 def test_files_and_folders_that_are_named_exist() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

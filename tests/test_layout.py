@@ -10,16 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("pipeline", "stages", "data_formats", "recipes")
-FACADE = {"posttrain", "posttrain.report"}  # the only packages that do not stand at the root
 
 
 def test_every_package_of_the_tree_is_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = FACADE | {
-        "posttrain." + ".".join(path.parent.relative_to(ROOT).parts)
+    found = {
+        ".".join(("posttrain", *path.parent.relative_to(ROOT).parts))
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("__init__.py")
-    }
+    } | {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "posttrain").rglob("__init__.py")}
     assert set(settings["packages"]) == found
 
 

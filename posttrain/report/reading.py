@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RunFolderError
-from posttrain.pipeline.attempts import ATTEMPTS, redacted
+from posttrain.pipeline.attempts import ATTEMPTS
 from posttrain.pipeline.durable import read_json, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.lock import is_locked
 from posttrain.pipeline.run import RUN_FILE, STAGE_FILE
+from posttrain.pipeline.secrets import looks_secret, redacted
 
 from .answers import side_by_side
 from .changes import changes_of, forgetting_of
@@ -98,7 +99,9 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
-        return {key: _without_secrets(item) for key, item in value.items()}
+        return {
+            key: "***" if looks_secret(key, item) else _without_secrets(item) for key, item in value.items()
+        }
     return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 

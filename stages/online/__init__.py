@@ -2,5 +2,6 @@
 
 from .rewards import RewardModelRef
 from .stage import OnlineStage
+from .vllm import VLLM
 
-__all__ = ["OnlineStage", "RewardModelRef"]
+__all__ = ["VLLM", "OnlineStage", "RewardModelRef"]

@@ -21,7 +21,10 @@ RewardFunction = Callable[..., Sequence[float]]  # (prompts, completions, **colu
 
 @dataclass(frozen=True)
 class RewardModelRef(CheckedSettings):
-    """A trained reward model: a run folder (its newest one), or the folder of a sequence-classification model."""
+    """A trained reward model of an earlier run, or of somebody else.
+
+    path: a run folder (its newest reward model is taken), or the folder of a sequence-classification model.
+    """
 
     path: str | Path
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from posttrain.errors import TrainingDivergedError
+from posttrain.errors import SamplerError, TrainingDivergedError
 
 from ..evaluation import evaluating
 from ..proofs import prove_equal, prove_unchanged
 from ..samples import sample_answers
-from .health import correlation, repetition
+from .health import correlation, repetition, standard_error
 from .judges import JUDGE, Judges
 from .loading import load_roles
 from .rewards import Answered
 from .roles import Batch
 from .sampling import Answer, Sampler, TransformersSampler, row_seed, stop_ids
+from .vllm import VLLM
 
 if TYPE_CHECKING:
     from ...data_formats import TokenTable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .stage import Critic, OnlineStage
 
 _HELD_OUT_PROMPTS = 64
+_SAMPLER_TOLERANCE = 0.25  # nats a token; 16-bit kernels of two programs differ by about a tenth of it
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,22 @@ class Judged:
         return [answer.ids for answer in self.answers]
 
     def numbers(self) -> dict[str, float]:
-        """What the answers alone say about the policy's health."""
+        """What the answers alone say about the policy's health; "_se" is the standard error of a mean over them."""
         lengths = [float(len(ids)) for ids in self.ids]
+        repeated = [repetition(ids) for ids in self.ids]
+        judge = {f"{JUDGE}_se": standard_error(self.parts[JUDGE])} if JUDGE in self.parts else {}
         return {
             "answers": float(len(self.scores)),
             "reward": fmean(self.scores),
             "reward_std": pstdev(self.scores),
             **{name if name == JUDGE else f"reward/{name}": fmean(part) for name, part in self.parts.items()},
+            **judge,
             "length": fmean(lengths),
+            "length_se": standard_error(lengths),
             "stopped": fmean(answer.stopped for answer in self.answers),
             "reward_length_correlation": correlation(self.scores, lengths),
-            "repetition": repetition(self.ids),
+            "repetition": fmean(repeated),
+            "repetition_se": standard_error(repeated),
         }
 
 
@@ -70,6 +77,7 @@ class Rollout(Judged):
     reference_NT: Tensor
     entropy_NT: Tensor
     mask_NT: Tensor
+    sampler_difference: float | None = None  # nats per token, where another program sampled
 
     @property
     def kl_N(self) -> Tensor:
@@ -80,8 +88,10 @@ class Rollout(Judged):
         tokens = float(self.mask_NT.sum())
         return super().numbers() | {
             "kl": float(self.kl_N.mean()),
+            "kl_se": standard_error(self.kl_N.tolist()),
             "kl_per_token": float(self.kl_N.sum()) / tokens,
             "entropy": float((self.entropy_NT * self.mask_NT).sum()) / tokens,
+            **({} if self.sampler_difference is None else {"sampler_difference": self.sampler_difference}),
         }
 
 
@@ -102,12 +112,19 @@ class Rollouts:
         self._temperature, self._batch_size, self._context = stage.temperature, stage.batch_size, context
         self._starts_as_reference = stage.strategy.capabilities.identity_at_start
         self._ranks = context.ranks
+        self._sampler = self._open_sampler(stage)
+        self.answers_before: Sequence[str] = ()  # to the prompts of the samples, by the untrained policy
+
+    def _open_sampler(self, stage: OnlineStage) -> Sampler:
+        if isinstance(stage.sampler, VLLM):
+            from .vllm.sampler import open_sampler
+
+            return open_sampler(stage.sampler, stage, self._context, self.policy, self._tokenizer)
         can = stage.strategy.capabilities
-        self._sampler: Sampler = TransformersSampler(
-            self.policy, self.pad_id, stop_ids(self.policy, tokenizer), stage.max_new_tokens, stage.temperature,
+        return TransformersSampler(
+            self.policy, self.pad_id, stop_ids(self.policy, self._tokenizer), stage.max_new_tokens, stage.temperature,
             merges=can.mergeable and not can.makes_base and not can.four_bit_base,
         )  # fmt: skip
-        self.answers_before: Sequence[str] = ()  # to the prompts of the samples, by the untrained policy
 
     def add(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
@@ -155,8 +172,14 @@ class Rollouts:
                 policy[span], entropy[span] = own_BT.cpu(), entropy_BT.cpu()
                 reference[span] = self.roles.log_probs(batch, "reference", self._temperature)[0].cpu()
                 mask[span] = batch.mask_BT.cpu()
-        tensors = (self._ranks.add(values) for values in (policy, reference, entropy, mask))
-        return Rollout(judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts, *tensors)
+        policy, reference, entropy, mask = (
+            self._ranks.add(values) for values in (policy, reference, entropy, mask)
+        )
+        difference = sampler_difference(judged.answers, policy) if self._temperature == 1.0 else None
+        return Rollout(
+            judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts,
+            policy, reference, entropy, mask, difference,
+        )  # fmt: skip
 
     def _all_judged(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Judged:
         """The answers of all ranks, each of which samples and judges its share."""
@@ -203,7 +226,19 @@ class Rollouts:
         prove("log_prob_difference", prove_equal("The chunked log-probability", theirs, mine, 1e-4))
         if self._starts_as_reference:
             prove("reference_difference_nats", prove_unchanged(mine, reference))
-        prove("copies_of_the_base", float(self.roles.copies_of_the_base() + self._judges.other_models))
+        beside = self._judges.other_models + self._sampler.copies_of_the_base
+        prove("copies_of_the_base", float(self.roles.copies_of_the_base() + beside))
+        if not isinstance(self._sampler, TransformersSampler):
+            self._prove_sampler(prompts, prove)
+
+    def _prove_sampler(self, prompts: Sequence[Sequence[int]], prove: Callable[[str, float], None]) -> None:
+        """Another program that samples has the policy's weights: its log-probabilities are ours."""
+        with evaluating(self.policy):
+            answers = self._sampler.sample(prompts, list(range(len(prompts))))
+            batch = Batch.of(prompts, [answer.ids for answer in answers], self.pad_id, self.policy.device)
+            ours_BT, _ = self.roles.log_probs(batch, "policy", 1.0)
+        if (difference := sampler_difference(answers, ours_BT.cpu())) is not None:
+            prove("sampler_difference_nats", difference)
 
     def measure(self, table: TokenTable | None) -> dict[str, float]:
         """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
@@ -216,3 +251,26 @@ class Rollouts:
         rollout = self.answer(table, rows, [row_seed(self._context.seed, "held out", row) for row in rows])
         numbers = rollout.numbers()
         return {name: numbers[name] for name in ("reward", "kl", "length", "stopped", "reward_std")}
+
+
+def sampler_difference(answers: Sequence[Answer], ours_NT: Tensor) -> float | None:
+    """Mean difference per token between the log-probabilities of another program that sampled and ours, in nats.
+
+    None where the policy sampled by itself. Raises SamplerError when it is so large that the answers are another
+    model's.
+    """
+    pairs = [
+        abs(theirs - ours)
+        for answer, ours_T in zip(answers, ours_NT.tolist(), strict=True)
+        for theirs, ours in zip(answer.log_probs or (), ours_T, strict=False)
+    ]
+    if not pairs:
+        return None
+    difference = fmean(pairs)
+    if not difference <= _SAMPLER_TOLERANCE:
+        raise SamplerError(
+            f"The sampler's log-probabilities are {difference:.2f} nats a token away from the policy's, and "
+            f"{_SAMPLER_TOLERANCE:g} is the most that rounding explains: it answers from another model, or without the "
+            "policy's adapter; look at what it serves."
+        )
+    return difference

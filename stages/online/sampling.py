@@ -22,10 +22,15 @@ class Answer:
 
     ids: tuple[int, ...]  # up to and with the stop token
     stopped: bool  # ended by a stop token, not cut at max_new_tokens
+    log_probs: tuple[float, ...] | None = None  # by another program that sampled: compared, not learned from
 
 
 class Sampler(Protocol):
-    """Anything that can answer prompts as the policy: transformers here, a vLLM engine elsewhere."""
+    """Anything that can answer prompts as the policy: transformers here, vLLM in `vllm/`."""
+
+    @property
+    def copies_of_the_base(self) -> int:
+        """That it holds in this process beside the policy's own."""
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Answer]:
         """One answer to each prompt, drawn at the policy's temperature from the numbers of its seed."""
@@ -41,6 +46,10 @@ class TransformersSampler:
     max_new_tokens: int
     temperature: float  # 0: greedy
     merges: bool = False  # whether adapters may go into the weights while it decodes
+
+    @property
+    def copies_of_the_base(self) -> int:
+        return 0
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Answer]:
         answers: list[Answer | None] = [None] * len(prompts)
@@ -81,7 +90,7 @@ class TransformersSampler:
                 input_ids=ids_BL, attention_mask=attention_BL, generation_config=config,
                 logits_processor=LogitsProcessorList(draw),
             )  # fmt: skip
-        return [_cut(row, self.stop_ids) for row in out_BL[:, width:].tolist()]
+        return [cut(row, self.stop_ids) for row in out_BL[:, width:].tolist()]
 
 
 @contextlib.contextmanager
@@ -124,7 +133,8 @@ def _only(config: Any, model: Any) -> Iterator[None]:
             owner.generation_config = own
 
 
-def _cut(ids: list[int], stop_ids: Sequence[int]) -> Answer:
+def cut(ids: Sequence[int], stop_ids: Sequence[int]) -> Answer:
+    """The answer in what was said: up to and with the first stop token."""
     stops = (i for i, token in enumerate(ids) if token in stop_ids)
     end = next(stops, None)
     return Answer(tuple(ids), False) if end is None else Answer(tuple(ids[: end + 1]), True)

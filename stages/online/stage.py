@@ -22,6 +22,7 @@ from .rewards import (
     name_of,
     reward_model_of,
 )
+from .vllm import VLLM
 
 Critic = Literal["adapter", "shared"]  # an adapter of its own, or a head on the policy
 
@@ -35,6 +36,7 @@ class OnlineStage(TrainingStage):
     judge: one more reward that is only watched: when it falls while the reward rises, the reward is being hacked.
     max_new_tokens: of an answer; max_length holds prompt and answer.
     gate: the share of held-out pairs that the reward model must have ranked rightly; None lets any pass.
+    sampler: "transformers" answers with the policy in memory; VLLM(...) has vLLM answer from its adapter.
     """
 
     reward: RewardSource | Sequence[RewardSource] | None = field(default=None, kw_only=True)
@@ -42,6 +44,7 @@ class OnlineStage(TrainingStage):
     judge: RewardSource | None = field(default=None, kw_only=True)
     max_new_tokens: int = field(default=64, kw_only=True)
     gate: float | None = field(default=0.6, kw_only=True)
+    sampler: Literal["transformers"] | VLLM = field(default="transformers", kw_only=True)
 
     kind: ClassVar[Kind] = "prompt"
     has_reference: ClassVar[bool] = True
@@ -60,6 +63,8 @@ class OnlineStage(TrainingStage):
                 f"{owner}(max_new_tokens={self.max_new_tokens}, max_length={self.max_length}): max_length holds prompt "
                 "and answer, so nothing is left for the prompt; lower max_new_tokens or raise max_length."
             )
+        if self.sampler != "transformers" and not isinstance(self.sampler, VLLM):
+            refuse(owner, "sampler", self.sampler, "'transformers', VLLM(), or VLLM('http://127.0.0.1:8000')")
         for source in self._given:
             check_source(owner, source)
         self._check_weights(owner)
@@ -97,6 +102,8 @@ class OnlineStage(TrainingStage):
                 f"Stage {self.title}: {type(self.strategy).__name__} cannot be trained on its own answers; use another "
                 "strategy there, such as LoRA(), or learn from pairs with DPO."
             )
+        if isinstance(self.sampler, VLLM):
+            self.sampler.check(self.title, self.strategy)
         for source in self._given:
             if isinstance(source, RewardModelRef):
                 reward_model_of(source)
@@ -132,6 +139,9 @@ class OnlineStage(TrainingStage):
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan:
         """With the reward models that are loaded beside the policy's base."""
         plan = self.plan_of_trainer(inputs)
+        if isinstance(self.sampler, VLLM) and self.sampler.url is None:
+            note = f"vLLM takes {self.sampler.gpu_memory:.0%} of the GPU's memory beside this, for a base of its own and its cache"
+            plan = replace(plan, notes=(*plan.notes, note))
         for source in self._given:
             if not isinstance(source, RewardModelRef):
                 continue
@@ -152,7 +162,12 @@ class OnlineStage(TrainingStage):
             **super().identity(),
             "reward": [dict(identity_of(source)) for source in self.sources],
             "judge": judge,
+            "sampler": self._sampler_name,  # where it runs changes no result
         }
+
+    @property
+    def _sampler_name(self) -> str:
+        return "vllm" if isinstance(self.sampler, VLLM) else self.sampler
 
     def settings(self) -> tuple[Setting, ...]:
         given = {setting.name: setting for setting in super().settings()}

@@ -64,7 +64,7 @@ class Choice:
 def auto(memory: str) -> Auto:
     """A strategy that is chosen for the pipeline's model and the memory of a GPU, such as "8GB" or "24GiB".
 
-    Both units are 2^30 bytes, as on the label of a card.
+    memory: an amount with its unit; GB and GiB are both 2^30 bytes, as on the label of a card.
 
     The Pipeline replaces it, when it is built, by the first of these that fits into nine tenths of the memory: Full,
     LoRA, LoRA with recomputed activations, QLoRA, QLoRA with recomputed activations, QLoRA of a smaller rank. The

@@ -59,7 +59,8 @@ def estimate(
     held_out_tokens: float = float("inf"),
 ) -> MemoryEstimate:  # fmt: skip
     """The largest of the moments of a step. length: tokens of the longest sequence."""
-    strategy, tokens = stage.strategy, stage.batch_size * stage.sequences_per_row * length
+    rows = stage.rows_at_once(length, sizes.hidden, machine.on_gpu)
+    strategy, tokens = stage.strategy, rows * stage.sequences_per_row * length
     makes_base = strategy.capabilities.makes_base
     held = {
         "weights": stage.bases * (frozen_bytes(strategy, sizes, machine) + sizes.trainable * 4 * makes_base),

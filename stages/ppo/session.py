@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from posttrain.errors import DiskSpaceError, NothingTrainedError, TrainingDivergedError
+from posttrain.errors import DiskSpaceError, NothingTrainedError, SamplerError, TrainingDivergedError
 
 from ...pipeline import StageContext
 from ...pipeline.durable import is_disk_full
@@ -92,17 +92,25 @@ class PPOSession:
                         "changed, though the answers got different rewards; look at learning_rate."
                     )
                 stopping = context.stop.agreed()
-                if context.ranks.main and (stopping or self._progress.step % every == 0):
-                    save_state(context.folder / "checkpoints", context.folder / "scratch", self._progress,
-                               parameters, self._updater.optimizer, self.hooks)  # fmt: skip
+                if stopping or self._progress.step % every == 0:
+                    self._save(parameters)
                 if stopping:
                     context.stop.raise_if_requested(
                         f"in stage {context.name} after step {self._progress.step}"
                     )
+        except SamplerError:
+            self._save(parameters)  # it comes between two updates: nothing is half done
+            raise
         except Exception as error:
             if isinstance(error, DiskSpaceError) or not is_disk_full(error, context.folder):
                 raise
             raise disk_full(context) from error
+
+    def _save(self, parameters: Mapping[str, Any]) -> None:
+        folder = self._context.folder
+        if self._context.ranks.main:
+            save_state(folder / "checkpoints", folder / "scratch", self._progress, parameters,
+                       self._updater.optimizer, self.hooks)  # fmt: skip
 
     def closing_numbers(self) -> Mapping[str, float]:
         return {
@@ -133,8 +141,11 @@ class PPOSession:
         )
         ready = time.monotonic()
         generator = torch.Generator().manual_seed(row_seed(seed, step, "order") % 2**63)
+        longest = max(len(p) + len(a) for p, a in zip(scored.prompts, scored.answers, strict=True))
+        hidden, on_gpu = self.model.config.get_text_config().hidden_size, self.model.device.type != "cpu"
+        micro_batch = self._stage.rows_at_once(longest, hidden, on_gpu)
         tally = self._updater.learn(
-            scored, micro_batch=self._stage.batch_size, pad_id=self._rollouts.pad_id, generator=generator,
+            scored, micro_batch=micro_batch, pad_id=self._rollouts.pad_id, generator=generator,
             critic_alone=step < arguments.value_warmup_steps,
         )  # fmt: skip
         done = time.monotonic()

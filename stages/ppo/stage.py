@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
+_HIDDEN_ON_A_CPU = (
+    300_000  # numbers in the hidden states of a batch: its cores are busy then, and more take memory
+)
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -97,7 +100,8 @@ class PPO(OnlineStage):
     kl_coef: weight of the KL penalty to the reference, per token. target_kl: nats per answer that the coefficient is
     steered to; None keeps it fixed.
     critic: "adapter" (one of its own, started from the reward model) or "shared" (a head on the policy).
-    ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers, times ptx_coef.
+    ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers.
+    ptx_coef: what that loss is multiplied with.
     trainer_args: any field of PPOArguments.
 
     >>> PPO(LoRA(r=16), data="prompts.jsonl", max_new_tokens=64)     # doctest: +SKIP
@@ -150,6 +154,12 @@ class PPO(OnlineStage):
         """Answers of one PPO step, over all ranks."""
         ranks = Ranks.of_environment().size
         return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches * ranks
+
+    def rows_at_once(self, length: int, hidden: int, on_gpu: bool) -> int:
+        """A batch is cut where that costs no time: the gradients are those of the mini-batch, however it is cut."""
+        return (
+            self.batch_size if on_gpu else min(self.batch_size, max(1, _HIDDEN_ON_A_CPU // (length * hidden)))
+        )
 
     @property
     def critic_learning_rate(self) -> float:

@@ -22,6 +22,7 @@ class Freeze(Full):
 
     The head is trained with them only where it is not tied to the embeddings. Between Full and LoRA in memory; the
     result is a new base. Usual learning rates: those of Full, up to 1e-4.
+    layers: how many from the top; None is 2, where no modules are named.
     modules: trains what stands below these names instead, in all layers: ("mlp",), ("self_attn", "norm"),
     ("layers.29",). llrd: as of Full.
     """

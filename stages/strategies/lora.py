@@ -54,7 +54,7 @@ class LoRA(Tuner):
     fan_in_fan_out: bool = field(default=False, kw_only=True)
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=True, identity_at_start=True
+        mergeable=True, continuable=True, identity_at_start=True, plain_lora=True
     )
     learning_rate_factor: ClassVar[float] = 10.0
     inits: ClassVar[tuple[str, ...]] = ("pissa", "olora", "eva", "lora_ga")
@@ -121,7 +121,12 @@ class LoRA(Tuner):
             reference_copy=own.reference_copy or rewrites or self.init == "loftq",
             has_reference=own.has_reference and self.bias == "none",
             online=own.online and self.init not in (*_READS_ROWS, "loftq"),
+            plain_lora=own.plain_lora and self._is_plain and not rewrites,
         )
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.variant != "dora" and self.bias == "none" and not self.modules_to_save
 
     @property
     def by_depth(self) -> bool:
@@ -225,7 +230,7 @@ class LoRAGA(LoRA):
     init: Literal["lora_ga"] = field(default="lora_ga", kw_only=True)
 
     capabilities: ClassVar[Capabilities] = replace(
-        LoRA.capabilities, continuable=False, reference_copy=True, online=False
+        LoRA.capabilities, continuable=False, reference_copy=True, online=False, plain_lora=False
     )
     inits: ClassVar[tuple[str, ...]] = ("lora_ga",)
 

@@ -68,6 +68,8 @@ class _Prompts(Strategy):
 
 @dataclass(frozen=True)
 class _TextPrompts(_Prompts):
+    """text: what the prompt starts from; None draws tokens from the vocabulary."""
+
     text: str | None = None
 
     def __post_init__(self) -> None:

@@ -33,6 +33,9 @@ class Capabilities:
         True  # what it started from can be had again while it trains; DPO, KTO, PPO ... ask for it
     )
     online: bool = True  # can answer prompts while it trains: PPO, GRPO, RLOO
+    plain_lora: bool = (
+        False  # what it trains is A and B on the base as it is, which engines such as vLLM can serve
+    )
     checkpointable: bool = True  # its activations can be computed again in the backward pass to save memory
 
 

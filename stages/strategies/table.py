@@ -26,6 +26,7 @@ COLUMNS = (
         "the policy as it started can be had again, so stages with a reference take it",
     ),
     ("PPO, GRPO", "online", "can answer prompts while it trains: PPO, GRPO, RLOO"),
+    ("vLLM", "plain_lora", "vLLM can answer for the policy in PPO, GRPO and RLOO"),
     ("one base", "several_at_once", "the roles of PPO share one copy of the weights"),
     ("less memory", "checkpointable", "gradient checkpointing can save memory"),
 )

@@ -26,7 +26,10 @@ HEADS = ("lm_head", "score", "classifier", "embed_out")
 
 @dataclass(frozen=True)
 class Tuner(Strategy):
-    """An adapter on linear layers, made from a PEFT config."""
+    """An adapter on linear layers, made from a PEFT config.
+
+    target_modules: "all-linear" (every linear layer but the head), or the leaf names of layers.
+    """
 
     @abstractmethod
     def config(self, common: Mapping[str, Any]) -> Any:

@@ -20,6 +20,7 @@ class GradualUnfreeze(Full):
 
     Howard and Ruder, arXiv 1801.06146 (ULMFiT). For small data on a model that should forget little. Usual learning
     rates: those of Full.
+    first: how many layers are trained from the start.
     layers: how many are trained in the end; None is all of them and the embeddings.
     every_steps, every_epochs: the interval, in optimizer steps or in passes over the data; where neither is given, all
     that is to be trained is trained from the middle of the stage on.

@@ -135,7 +135,7 @@ def test_what_the_command_refuses(tmp_path: Path, words: list[str], said: str) -
 
 def test_secrets_are_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain.pipeline.attempts import command as typed
-    from posttrain.pipeline.attempts import redacted
+    from posttrain.pipeline.secrets import redacted
 
     words = [
         "/x/train.py",
@@ -144,7 +144,7 @@ def test_secrets_are_not_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
         "--api-key=abcd",
         "--model",
         "https://me:pass@host/m",
-        "hf_abcdefghijkl",
+        "hf_abcdefghijklmnop",
     ]
     monkeypatch.setattr(sys, "argv", words)
     assert typed() == "python /x/train.py --token '***' '--api-key=***' --model 'https://***@host/m' '***'"  # fmt: skip

@@ -142,8 +142,10 @@ def adapter_of(run: Any, stage: str = "ppo") -> bytes:
     return bytes((run[stage].folder / "adapter" / "adapter_model.safetensors").read_bytes())
 
 
-def test_accumulation_is_the_big_batch(words: Callable[..., Pipeline], prompts: Rows) -> None:
-    """Eight answers at once, or two at a time: the same adapter."""
+def test_accumulation_is_the_big_batch(
+    words: Callable[..., Pipeline], prompts: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight answers at once, two at a time, or as few as the cores of a CPU ask for: the same adapter."""
     from safetensors.torch import load
 
     def trained(name: str, **settings: Any) -> dict[str, Any]:
@@ -153,9 +155,14 @@ def test_accumulation_is_the_big_batch(words: Callable[..., Pipeline], prompts: 
         return load(adapter_of(words([stage], name=name).run()))
 
     whole, parts = trained("whole", batch_size=8), trained("parts", batch_size=2, gradient_accumulation=4)
-    assert whole.keys() == parts.keys()
+    monkeypatch.setattr("posttrain.stages.ppo.stage._HIDDEN_ON_A_CPU", 3 * 14 * 48)
+    assert [PPO(batch_size=8).rows_at_once(14, 48, on_gpu) for on_gpu in (False, True)] == [3, 8]
+    assert PPO(batch_size=8).rows_at_once(1000, 48, False) == 1
+    cut = trained("cut", batch_size=8)
+    assert whole.keys() == parts.keys() == cut.keys()
     for name in whole:
         assert (whole[name] - parts[name]).abs().max() < 1e-5, name
+        assert (whole[name] - cut[name]).abs().max() < 1e-5, name
 
 
 def test_killed_anywhere_it_ends_the_same(words: Callable[..., Pipeline], prompts: Rows) -> None:

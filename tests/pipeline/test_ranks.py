@@ -1,0 +1,69 @@
+"""What the launcher asks for is looked at before anything is written."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain import SFT, Pipeline
+from posttrain.errors import LaunchError, SettingError
+from posttrain.pipeline.interrupt import StopRequest
+from posttrain.pipeline.ranks import Ranks
+
+
+@pytest.mark.parametrize(
+    ("variable", "engine"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
+    ],
+)
+def test_engines_that_shard_are_refused(
+    tiny: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch, variable: str, engine: str
+) -> None:
+    pipeline = tiny([SFT()])
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(LaunchError, match=f"The launcher asks for {engine}, which splits the model"):
+        pipeline.run()
+    assert not pipeline.run_dir.exists()
+    monkeypatch.setenv(variable, "false")
+    Ranks().check_engine()
+
+
+@pytest.mark.parametrize("given", [{"fsdp": "full_shard"}, {"deepspeed": "zero3.json"}])
+def test_engines_that_shard_are_refused_in_trainer_args(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="this splits the model over processes"):
+        SFT(trainer_args=given)
+
+
+def test_all_must_see_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two ranks, this one is the second; the first has written its lock where this one does not look."""
+    monkeypatch.setattr(Ranks, "share", lambda self, value: "lock of the first")
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: [("one", True), ("two", value[1])])
+    with pytest.raises(
+        LaunchError, match=r"The machine two does not see the run folder .* of the machine one"
+    ):
+        Ranks(1, 2).check_shared(tmp_path)
+    (tmp_path / ".lock").write_text("lock of the first")
+    Ranks(1, 2).check_shared(tmp_path)
+
+
+def test_a_signal_that_the_launcher_hands_on_again_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal sends Ctrl-C to the launcher and to its processes, and the launcher sends it to them as well."""
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    expected: list[tuple[int, float, list[int]]] = [(2, 1.0, []), (2, 6.0, [75]), (1, 1.0, [75])]
+    for size, seconds, ends in expected:
+        ended.clear()
+        with StopRequest(Ranks(0, size)) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            now[0] += seconds
+            signal.raise_signal(signal.SIGINT)
+        assert ended == ends
+        assert ends or stop.requested == "SIGTERM"
