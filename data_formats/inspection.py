@@ -316,7 +316,9 @@ def _answers(
         if f"{name}_ids" in columns:
             yield name, columns[f"{name}_ids"]
     if "completion_ids" in columns:
-        yield "good answer" if table.numbers["label"][row] else "bad answer", columns["completion_ids"]
+        judged = table.numbers.get("label")
+        name = "answer" if judged is None else "good answer" if judged[row] else "bad answer"
+        yield name, columns["completion_ids"]
 
 
 def _pieces(tokenizer: Any, ids: list[int], flags: Sequence[bool]) -> Pieces:

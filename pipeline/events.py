@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .durable import read_json, write_bytes, write_json
+from .memory_use import held_bytes
 from .progress import Display
 from .ranks import Ranks
 from .tracking import Tracker
@@ -21,7 +22,16 @@ ALARMS = "alarms.jsonl"
 class StageEvents:
     """One stage's outlet for numbers. Each optimizer step stands in `metrics.jsonl` exactly once."""
 
-    def __init__(self, folder: Path, display: Display, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        display: Display,
+        tracker: Tracker,
+        *,
+        memory: Callable[[], int | None] = lambda: None,  # bytes held now, for the line of a step
+        changed: Callable[[], None] = lambda: None,  # called when a step is written
+    ) -> None:
+        self._memory, self._changed = memory, changed
         self._path = folder / METRICS
         self._alarms_path = folder / ALARMS
         self._proofs_path = folder / PROOFS
@@ -68,14 +78,20 @@ class StageEvents:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """One line: `step`, `loss`, ... A value that is no finite number is written as null."""
         plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._append(self._path, {"step": step, **plain})
+        held = self._memory()
+        self._append(self._path, {"step": step, **plain, **({} if held is None else {"memory_bytes": held})})
         self._tracker.log(step, metrics)
         self._display.step(step, metrics)
+        self._changed()
 
     @classmethod
-    def of(cls, ranks: Ranks, folder: Path, display: Display, tracker: Tracker) -> StageEvents:
+    def of(
+        cls, ranks: Ranks, folder: Path, display: Display, tracker: Tracker, changed: Callable[[], None]
+    ) -> StageEvents:
         """The outlet of the main rank; the others' leads nowhere."""
-        return cls(folder, display, tracker) if ranks.main else _Nowhere()
+        if not ranks.main:
+            return _Nowhere()
+        return cls(folder, display, tracker, memory=held_bytes, changed=changed)
 
     @staticmethod
     def _append(path: Path, line: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
 
 from .allocator import freed_memory_kept
+from .attempts import begin_attempt, break_off
 from .base_models import check_base, look_at
 from .checks import check_chain, check_heads
 from .digests import digest_of
@@ -22,17 +24,20 @@ from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
 from .launch import LAUNCH_FILE, Started, launched
 from .lock import run_lock
+from .memory_use import PeakMemory
 from .model_folder import KINDS
 from .model_ref import ModelRef
 from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
 from .ranks import Ranks
-from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
+from .run import REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan
 from .tracking import check_tracker, start_tracker
+from .watching import Watch
 
+_ASKED = 6  # prompts that every later stage is asked, too
 _VERSIONS_THAT_MATTER = ("torch", "transformers", "trl", "peft")
 
 
@@ -140,7 +145,9 @@ class Pipeline:
             start = self._start()
             roles: dict[str, ModelRef] = {"policy": start}
             entries: list[dict[str, str]] = []
-            plans: list[StagePlan | None] | None = None
+            plans: dict[str, StagePlan | None] | None = None
+            asked: tuple[str, ...] = ()
+            watch = Watch(self.run_dir, display.note) if ranks.main else None
             for position, stage in enumerate(self.stages):
                 key = self._key(stage, roles)
                 folder = self.run_dir / "stages" / f"{stage.title}-{key[:12]}"
@@ -154,11 +161,19 @@ class Pipeline:
                             plans = self._plans_from(position, start)
                         self._write_run_file(start, entries)
                     display.begin_stage(position)
-                    record = self._run_stage(stage, key, folder, roles, stop, display, ranks)
+                    opened = _Opened(folder, roles, asked, (plans or {}).get(stage.title), watch)
+                    record = self._run_stage(stage, key, opened, stop, display, ranks)
                     display.end_stage(_headline(record.metrics))
+                    if watch:
+                        watch.now()
                 roles.update(record.models)
+                if "policy" in record.models:
+                    prompts = dict.fromkeys((*asked, *(sample["prompt"] for sample in record.samples)))
+                    asked = tuple(prompts)[:_ASKED]
             if ranks.main:
                 self._write_run_file(start, entries)
+            if watch and plans is None:  # nothing was trained, and the page may be of an older pipeline
+                watch.now()
             ranks.barrier()
         return Run.load(self.run_dir)
 
@@ -178,9 +193,9 @@ class Pipeline:
         return record
 
     def _run_stage(
-        self, stage: Stage, key: str, folder: Path, roles: Mapping[str, ModelRef],
-        stop: StopRequest, display: Display, ranks: Ranks,
-    ) -> StageRecord:  # fmt: skip
+        self, stage: Stage, key: str, opened: _Opened, stop: StopRequest, display: Display, ranks: Ranks
+    ) -> StageRecord:
+        folder, roles, watch = opened.folder, opened.roles, opened.watch
         stop.raise_if_requested(f"before stage {stage.title}")
         if ranks.main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -192,19 +207,27 @@ class Pipeline:
             "settings": {setting["name"]: setting["value"] for setting in settings},
             "lineage": {role: model.as_dict(self.run_dir) for role, model in roles.items()},
         }
+        seed = stage_seed(self.seed, stage.title)
+        if ranks.main:
+            begin_attempt(folder, type(stage).__name__, settings, opened.plan, seed)
         track = self.track if ranks.main else "none"
         tracker = start_tracker(track, self.run_dir.name, stage.title, key, config, folder)
         begun = time.monotonic()
+        events = StageEvents.of(ranks, folder, display, tracker, watch.changed if watch else lambda: None)
         context = StageContext(
-            name=stage.title, folder=folder, inputs=dict(roles), seed=stage_seed(self.seed, stage.title),
-            events=StageEvents.of(ranks, folder, display, tracker), stop=stop, ranks=ranks,
+            name=stage.title, folder=folder, inputs=dict(roles), seed=seed, events=events, stop=stop, ranks=ranks,
+            asked=opened.asked,
         )  # fmt: skip
         ranks.barrier()
         try:
             with quiet_libraries(), freed_memory_kept():
+                peak = PeakMemory()
                 result = stage.run(context)
-        except BaseException:
+        except BaseException as error:
             tracker.finish({})
+            if watch:
+                break_off(folder, error)
+                watch.now()
             raise
         if not ranks.main:
             return ranks.share(None)  # type: ignore[return-value]
@@ -212,17 +235,17 @@ class Pipeline:
             name=stage.title, type=type(stage).__name__, key=key, folder=folder, models=dict(result.models),
             metrics=dict(result.metrics), data=dict(result.data), proofs=dict(result.proofs),
             samples=[dict(sample) for sample in result.samples], settings=settings,
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=round(time.monotonic() - begun, 3), measured=_measured(peak, folder),
         )  # fmt: skip
         record.write(self.run_dir)
         remove_checkpoints(folder)
         tracker.finish(record.metrics)
         return ranks.share(record)
 
-    def _plans_from(self, position: int, start: ModelRef) -> list[StagePlan | None]:
+    def _plans_from(self, position: int, start: ModelRef) -> dict[str, StagePlan | None]:
         with quiet_libraries():
-            plans = [stage.plan({"policy": start}) for stage in self.stages[position:]]
-        check_disk(self.run_dir, sum(plan.disk_bytes for plan in plans if plan))
+            plans = {stage.title: stage.plan({"policy": start}) for stage in self.stages[position:]}
+        check_disk(self.run_dir, sum(plan.disk_bytes for plan in plans.values() if plan))
         return plans
 
     def _start(self) -> ModelRef:
@@ -257,11 +280,8 @@ class Pipeline:
         if not self.run_dir.is_dir():
             raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
         if not (self.run_dir / RUN_FILE).exists():
-            foreign = [
-                path.name
-                for path in self.run_dir.iterdir()
-                if path.name not in (".lock", "stages", LAUNCH_FILE)
-            ]
+            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE)
+            foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:
                 raise RunFolderError(
@@ -300,6 +320,24 @@ class Pipeline:
         path = self.run_dir / RUN_FILE
         if not path.exists() or read_sealed(path) != value:
             write_sealed(path, value)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a stage finds when its turn comes."""
+
+    folder: Path
+    roles: Mapping[str, ModelRef]
+    asked: tuple[str, ...]
+    plan: StagePlan | None
+    watch: Watch | None  # None on a rank that does not write
+
+
+def _measured(peak: PeakMemory, folder: Path) -> dict[str, int]:
+    """What the stage took, before its checkpoints are removed."""
+    held = peak.bytes()
+    disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {"disk_bytes": disk} | ({} if held is None else {"peak_memory_bytes": held})
 
 
 def stage_seed(seed: int, title: str) -> int:

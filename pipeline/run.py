@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from .model_ref import ModelRef
 
 RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
+REPORT_FILE = "report.html"  # written by a watcher
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +34,8 @@ class StageRecord:
     samples: Sequence[Mapping[str, str]]
     settings: Sequence[Mapping[str, Any]]
     seconds: float  # wall time of the attempt that finished it
+    # Of that attempt: peak_memory_bytes (above what the process held before; on a GPU the allocator's), disk_bytes.
+    measured: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         numbers = {name: round(value, 4) for name, value in self.metrics.items()}
@@ -69,7 +72,7 @@ class StageRecord:
 
     def write(self, run_dir: Path) -> None:
         """Commit the record: from here on the stage is finished."""
-        value = {field: getattr(self, field) for field in _PLAIN} | {
+        value = {name: getattr(self, name) for name in (*_PLAIN, *_LATER)} | {
             "models": {role: model.as_dict(run_dir) for role, model in self.models.items()}
         }
         write_sealed(self.folder / STAGE_FILE, value)
@@ -84,10 +87,12 @@ class StageRecord:
             return None
         value = read_sealed(folder / STAGE_FILE)
         models = {role: ModelRef.from_dict(model, run_dir) for role, model in value["models"].items()}
-        return cls(folder=folder, models=models, **{field: value[field] for field in _PLAIN})
+        later = {name: value[name] for name in _LATER if name in value}
+        return cls(folder=folder, models=models, **{name: value[name] for name in _PLAIN}, **later)
 
 
 _PLAIN = ("name", "type", "key", "metrics", "data", "proofs", "samples", "settings", "seconds")
+_LATER = ("measured",)  # that older run folders do not have
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,6 +11,14 @@ _FORMS = re.compile(
 )
 
 
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # of an address
+
+
+def redacted(text: str) -> str:
+    """A text without access keys, and without the names and passwords of addresses."""
+    return _LOGIN.sub("***", _FORMS.sub("***", text))
+
+
 def looks_secret(name: str, value: object) -> bool:
     """Whether a value is a secret, by the name it is given or by its own form."""
     if not isinstance(value, str) or not value:

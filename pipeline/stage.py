@@ -34,6 +34,7 @@ class StageContext:
     ranks: Ranks = field(
         default_factory=Ranks
     )  # the processes that run the stage together; the main one writes
+    asked: tuple[str, ...] = ()  # rendered prompts that stages before answered, to be asked again
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from posttrain.stages.planner.auto import auto
 
+
 __version__ = "0.1.0"
 __all__ = [
     "BOFT",

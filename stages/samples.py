@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .evaluation import generate
@@ -12,9 +13,15 @@ if TYPE_CHECKING:
 _COUNT, _NEW_TOKENS = 3, 40
 
 
-def sample_answers(model: Any, tokenizer: Any, table: TokenTable) -> list[dict[str, str]]:
-    """Greedy answers to the first prompts of `table`: [{"prompt", "answer"}]."""
-    prompts = [tokenizer.decode(_prompt_ids(table.row(i))) for i in range(min(_COUNT, len(table)))]
+def sample_answers(
+    model: Any, tokenizer: Any, table: TokenTable, asked: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Greedy answers to the first prompts of `table`, then to rendered ones that were asked before.
+
+    Returns [{"prompt", "answer"}].
+    """
+    own = [tokenizer.decode(_prompt_ids(table.row(i))) for i in range(min(_COUNT, len(table)))]
+    prompts = list(dict.fromkeys((*own, *asked)))
     answers = generate(model, tokenizer, prompts, _NEW_TOKENS)
     return [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)]
 

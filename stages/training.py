@@ -11,6 +11,7 @@ from ..pipeline import StageContext, StageResult
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
+from .data_card import data_card
 from .handover import Probe, hand_over, save_artifact
 from .proofs import prove_finite
 from .samples import sample_answers
@@ -71,6 +72,11 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     session.prove_start()
     events.phase("measuring before training")
     before = session.measure()
+    shown = tables.train if tables.held_out is None else tables.held_out
+    talks = ranks.main and stage.task in ("policy", "seq2seq")
+    answers_before = session.answers_before()
+    if talks and not answers_before:
+        answers_before = [one["answer"] for one in sample_answers(session.model, tokenizer, shown)]
     context.stop.raise_if_requested("before training")
 
     session.fit(checkpoint[0] if checkpoint else None)
@@ -82,21 +88,19 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     if not ranks.main:  # the main rank saves, and proves what it saved
         return StageResult(models={})
     events.phase("saving and reading back")
-    shown = tables.train if tables.held_out is None else tables.held_out
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))
     artifact = save_artifact(session.model, tokenizer, stage, source, context.folder, session.hooks)
     metrics = _before_and_after(before, after) | dict(session.closing_numbers())
-    answers_before = session.answers_before()
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     gc.collect()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
-    samples = sample_answers(model, tokenizer, shown) if stage.task in ("policy", "seq2seq") else []
+    samples = sample_answers(model, tokenizer, shown, context.asked) if talks else []
     for sample, text in zip(samples, answers_before, strict=False):
         sample["before"] = text
     return StageResult(
         models={stage.makes: made},
         metrics=metrics,
-        data=tables.as_dict(),
+        data=tables.as_dict() | data_card(tables.train, tokenizer, stage.request.max_length),
         proofs=events.proofs,
         samples=samples,
     )

@@ -61,6 +61,13 @@ def make_rows(count: int = 32, seed: int = 0) -> dict[str, list[dict[str, Any]]]
     }
 
 
+@pytest.fixture(autouse=True)
+def short_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What random models answer is noise: a few tokens of it are enough, and runs are faster."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr("posttrain.stages.samples._NEW_TOKENS", 8)
+
+
 @pytest.fixture(scope="session")
 def rows() -> dict[str, list[dict[str, Any]]]:
     return make_rows()

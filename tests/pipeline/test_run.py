@@ -1,7 +1,7 @@
 """Finished stages are skipped, changed ones and those after them run again, and a folder belongs to one pipeline."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from posttrain.errors import (
     RunFolderError,
 )
 from posttrain.pipeline import AdapterRef, StagePlan
-from posttrain.pipeline.durable import commit_folder
+from posttrain.pipeline.durable import commit_folder, read_sealed, write_sealed
 from posttrain.pipeline.model_ref import ModelRef, adapter_digest
 
 
@@ -175,3 +175,34 @@ def test_a_run_can_start_from_the_model_of_another(tmp_path: Path) -> None:
     second = Pipeline([Write("b")], model=first.model, run_dir=tmp_path / "second").run()
     assert second.start == first.model
     assert len(second.model.adapters) == 2
+
+
+@dataclass(frozen=True)
+class Answer(Write):
+    """Answers a prompt of its own, and those that it is asked again."""
+
+    def run(self, context: StageContext) -> StageResult:
+        prompts = (f"Hello, {context.name}?", *context.asked)
+        samples = [{"prompt": prompt, "answer": self.text} for prompt in prompts]
+        return replace(super().run(context), samples=samples)
+
+
+def test_later_stages_are_asked_what_earlier_ones_were(tmp_path: Path) -> None:
+    stages = [Answer("a", name="s1"), Answer("b", name="s2"), Answer("c", name="s3")]
+    run = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()
+    asked = [[sample["prompt"] for sample in record.samples] for record in run]
+    one, two, three = (f"Hello, s{i}?" for i in (1, 2, 3))
+    assert asked == [[one], [two, one], [three, one, two]]
+    # of a finished stage they are known from its record
+    changed = [*stages[:2], Answer("d", name="s3")]
+    again = Pipeline(changed, model="tiny-random", run_dir=tmp_path / "run").run()
+    assert [sample["prompt"] for sample in again["s3"].samples] == [three, one, two]
+
+
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path, "a").run().folder
+    path = next(folder.glob("stages/*/stage.json"))
+    value = read_sealed(path)
+    assert value.pop("measured")["disk_bytes"] > 0
+    write_sealed(path, value)
+    assert Run.load(folder)["s1"].measured == {}

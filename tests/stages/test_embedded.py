@@ -31,8 +31,10 @@ def test_every_stage_improves_its_held_out_rows(tmp_path: Path) -> None:
     assert reward["accuracy_after"] > 0.6
     assert dpo["margin_before"] == 0.0
     assert dpo["margin_after"] > 0.02
-    answers = [entry["answer"] for entry in run["dpo"].samples]
+    answers = [entry["answer"] for entry in run["dpo"].samples[:3]]
     assert len(answers) == 3 and all(len(answer.split()) > 3 for answer in answers)
+    again = [entry["prompt"] for entry in run["dpo"].samples[3:]]
+    assert again == [entry["prompt"] for entry in run["sft"].samples]
     # The same run, read back on another day: every held-out number and every proof is there.
     again = Pipeline.load(run.folder)
     assert again["dpo"].metrics == dpo

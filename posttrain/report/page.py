@@ -1,0 +1,163 @@
+"""The report as one HTML page: it loads nothing, and runs only the two scripts whose hashes it names.
+
+Whatever a user, a file or a model wrote reaches it as text: escaped by the template, or as JSON that a script reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.data_formats.inspection_page import visible
+
+from .graph import graph_of, lineage
+from .health import PANEL
+from .words import TIMELINE, TITLES, ZH
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+_HERE = Path(__file__).parent
+
+
+def as_page(report: Mapping[str, Any]) -> str:
+    """`report` is what `read_report` gives."""
+    from markupsafe import Markup
+
+    style, scripts = _style(), _scripts()
+    allowed = " ".join(map(_hash, scripts))
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    return _template().render(
+        report=report,
+        policy=policy,
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(as_data(report)),
+        charts=_charts(report["curves"]),
+        ends=lambda metric, stage: _ends(report["curves"], metric, stage),
+        graph=graph_of(report["stages"]),
+        lineage=lambda stage: lineage(report, stage),
+        thinned=any(len(curve["steps"]) < curve["of"] for curve in report["curves"]),
+        common=[one for one in report["answers"] if len(one["answers"]) > 1],
+        alone=[one for one in report["answers"] if len(one["answers"]) == 1],
+    )
+
+
+def as_data(value: Any) -> str:
+    """JSON that can stand inside a script element: no character in it begins or ends anything there."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def number(value: Any) -> str:
+    """Four digits that count, however large or small."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e6 else f"{value:,.4g}"
+
+
+def in_bytes(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 1e9:.2f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
+
+
+def in_time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.{1 if seconds < 10 else 0}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def both(words: str) -> Markup:
+    """Words of the page in both languages, of which one is shown."""
+    from markupsafe import Markup
+
+    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(
+        words, ZH[words]
+    )
+
+
+def titled(metric: str) -> Markup | str:
+    return both(TITLES[metric]) if metric in TITLES else metric
+
+
+def as_text(value: Any) -> str:
+    """A setting."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _charts(curves: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """{"first": the metrics of the time line, "more": [(metric, "", or the only stage that has it)] of the others}."""
+    stages: dict[str, list[str]] = {}
+    for curve in curves:
+        stages.setdefault(curve["metric"], []).append(curve["stage"])
+    more = [name for name in stages if name not in (*TIMELINE, *PANEL)]
+    return {
+        "first": [name for name in TIMELINE if name in stages],
+        "more": [(name, stages[name][0] if len(stages[name]) == 1 else "") for name in more],
+    }
+
+
+def _ends(curves: Sequence[Mapping[str, Any]], metric: str, only: str) -> str:
+    """First and last values in words, for those who do not see the curve."""
+    texts = []
+    for curve in curves:
+        known = [value for value in curve["values"] if value is not None]
+        if curve["metric"] == metric and only in ("", curve["stage"]):
+            scale = 1e9 if metric == "memory_bytes" else 1
+            text = f"{number(known[0] / scale)} → {number(known[-1] / scale)}"
+            texts.append(text if only else f"{curve['stage']} {text}")
+    return " · ".join(texts)
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page.filters |= {
+        "number": number, "bytes": in_bytes, "time": in_time, "text": as_text, "titled": titled, "visible": visible,
+    }  # fmt: skip
+    page.globals["_"] = both
+    return page.from_string((_HERE / "page.html").read_text("utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _scripts() -> tuple[str, str]:
+    """uPlot, and what draws with it."""
+    return _uplot("uPlot.iife.js"), (_HERE / "page.js").read_text("utf-8")
+
+
+@lru_cache(maxsize=1)
+def _style() -> str:
+    return _uplot("uPlot.min.css") + (_HERE / "page.css").read_text("utf-8")
+
+
+def _uplot(name: str) -> str:
+    """A file of the package that brings uPlot; it is not imported, for that would import IPython."""
+    spec = importlib.util.find_spec("uplot")
+    assert spec is not None and spec.origin is not None, "uplot-python is one of posttrain's dependencies"
+    return (Path(spec.origin).parent / "static" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

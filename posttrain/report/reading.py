@@ -1,0 +1,163 @@
+"""Everything that the report shows, read from a run folder as plain JSON; a number that is not there is left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import RunFolderError
+from posttrain.pipeline.attempts import ATTEMPTS
+from posttrain.pipeline.durable import read_json, read_sealed
+from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
+from posttrain.pipeline.lock import is_locked
+from posttrain.pipeline.run import RUN_FILE, STAGE_FILE
+from posttrain.pipeline.secrets import looks_secret, redacted
+
+from .answers import side_by_side
+from .changes import changes_of, forgetting_of
+from .curves import Curve, curves_of, thin
+from .health import health_of
+
+Json = dict[str, Any]
+
+
+def read_report(run_dir: Path) -> Json:
+    """The report of a run, finished or not.
+
+    Raises RunFolderError where there is no run, and CorruptArtifactError where a record was changed.
+    """
+    run_dir = Path(run_dir).expanduser().resolve()
+    if not (run_dir / RUN_FILE).is_file():
+        raise RunFolderError(f"{run_dir} is no run folder: it has no {RUN_FILE}.")
+    run = read_sealed(run_dir / RUN_FILE)
+    folders = {entry["name"]: run_dir / entry["folder"] for entry in run["stages"] if entry["folder"]}
+    running = is_locked(run_dir)
+    histories: dict[str, Sequence[Mapping[str, Any]]] = {
+        name: read_metrics(folders[name] / METRICS) if name in folders else [] for name in run["pipeline"]
+    }
+    stages = [_stage(name, folders.get(name), run_dir, histories[name], running) for name in run["pipeline"]]
+    return {
+        "name": run_dir.name,
+        "written": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "state": _state(stages, running),
+        "model": run["model"],
+        "start": run["start"],
+        "seed": run["seed"],
+        "posttrain": run["posttrain"],
+        "attention": [item for stage in stages for item in _attention(stage)],
+        "stages": stages,
+        "answers": side_by_side(stages),
+        "curves": _curves(histories),
+    }
+
+
+# What is not known of a stage yet.
+_UNKNOWN: Json = {
+    "type": "", "folder": "", "steps": 0, "attempts": 0, "error": None, "settings": [], "plan": {}, "seed": None,
+    "versions": {}, "machine": "", "command": "", "proofs": {}, "alarms": [], "health": None, "data": None, "samples": [],
+    "seconds": None, "models": {}, "measured": {}, "changes": [], "forgetting": [], "numbers": {},
+}  # fmt: skip
+
+
+def _stage(
+    name: str, folder: Path | None, run_dir: Path, history: Sequence[Mapping[str, Any]], running: bool
+) -> Json:
+    if folder is None:
+        return {**_UNKNOWN, "name": name, "state": "waiting"}
+    record = read_sealed(folder / STAGE_FILE) if (folder / STAGE_FILE).exists() else None
+    attempts = read_metrics(folder / ATTEMPTS)
+    started = [line for line in attempts if line["event"] == "started"]
+    broken = attempts[-1] if attempts and attempts[-1]["event"] == "broken off" else None
+    stage = {
+        **_UNKNOWN,
+        **_picked(_without_secrets(started[-1]) if started else {}),
+        "name": name,
+        "state": _stage_state(record, broken, running),
+        "folder": folder.relative_to(run_dir).as_posix(),
+        "steps": history[-1]["step"] if history else 0,
+        "attempts": len(started),
+        "error": broken if record is None else None,
+        "proofs": read_json(folder / PROOFS) if (folder / PROOFS).exists() else {},
+        "alarms": read_metrics(folder / ALARMS),
+        "health": health_of(history),
+    }
+    if record is None:
+        return stage
+    metrics, intervals = record["metrics"], record.get("intervals", {})
+    return {
+        **stage,
+        **_picked({**record, "settings": _without_secrets(record["settings"])}),
+        "numbers": metrics,
+        "changes": changes_of(metrics, intervals),
+        "forgetting": forgetting_of(metrics, intervals),
+    }
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {
+            key: "***" if looks_secret(key, item) else _without_secrets(item) for key, item in value.items()
+        }
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
+
+
+def _picked(known: Mapping[str, Any]) -> Json:
+    return {name: known[name] for name in _UNKNOWN if known.get(name) is not None}
+
+
+def _stage_state(record: Any, broken: Mapping[str, Any] | None, running: bool) -> str:
+    if record is not None:
+        return "finished"
+    if broken is not None:
+        return "stopped" if broken["error"] == "RunInterrupted" else "failed"
+    return "running" if running else "unfinished"
+
+
+def _state(stages: Sequence[Json], running: bool) -> str:
+    """Of the run: that of the first stage that is not finished, unless somebody is at work on it."""
+    first = next((stage["state"] for stage in stages if stage["state"] != "finished"), "finished")
+    return "running" if first == "waiting" and running else first
+
+
+def _attention(stage: Json) -> Iterator[Json]:
+    """What a reader must see first: {"level": "alarm" or "warning", "stage", "text"}."""
+    name = stage["name"]
+    if stage["error"]:
+        level = "warning" if stage["state"] == "stopped" else "alarm"
+        yield {"level": level, "stage": name, "text": f"{stage['error']['error']}: {stage['error']['text']}"}
+    elif stage["state"] == "unfinished":
+        yield {"level": "alarm", "stage": name, "text": f"ended without a word after step {stage['steps']}; run the same command again to go on"}  # fmt: skip
+    for alarm in stage["alarms"]:
+        yield {"level": "alarm", "stage": name, "text": f"step {alarm['step']}: {alarm['text']}"}
+    for change in stage["changes"]:
+        if change["verdict"] == "worse":
+            yield {"level": "warning", "stage": name, "text": f"{change['name'].replace('_', ' ')} got worse on held-out rows: {change['before']:.4g} to {change['after']:.4g}"}  # fmt: skip
+    yield from ({"level": "warning", "stage": name, "text": text} for text in _data_warnings(stage))
+
+
+def _data_warnings(stage: Json) -> Iterator[str]:
+    data = stage["data"] or {}
+    for part in (data, data.get("held_out") or {}):
+        of = "" if part is data else "held out: "
+        if lost := part.get("rows_dropped"):
+            why = ", ".join(f"{number} {reason}" for reason, number in part["dropped_reasons"].items())
+            yield f"{of}{lost} rows were dropped ({why})"
+        if cut := part.get("rows_cut"):
+            yield f"{of}{cut} rows were cut, {part['stop_tokens_lost']} of them lost a stop token"
+    if data and not stage["changes"]:
+        yield "nothing was measured on held-out rows"
+
+
+def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Json]:
+    found: list[tuple[str, Curve]] = [
+        (stage, curve) for stage, history in histories.items() for curve in curves_of(history)
+    ]
+    thinned = thin([curve for _, curve in found])
+    return [
+        {"stage": stage, "metric": curve.metric, "steps": list(few.steps), "values": list(few.values), "of": len(curve.steps)}
+        for (stage, curve), few in zip(found, thinned, strict=True)
+    ]  # fmt: skip
