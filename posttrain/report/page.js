@@ -104,6 +104,9 @@
     return out;
   }
 
+  // Room for the longest number: a label that is cut reads as another number.
+  const besides = (plot, labels) => Math.max(58, 16 + 6.5 * Math.max(0, ...(labels ?? []).map((label) => String(label).length)));
+
   function draw(figure) {
     const { metric, stage } = figure.dataset, box = figure.querySelector(".plot"), read = figure.querySelector(".read");
     const [xs, ys] = pointsOf(metric, stage), width = box.clientWidth;
@@ -121,7 +124,7 @@
       },
       axes: [
         { ...axis, size: 26, grid: { show: false }, ...(stage ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] } : { splits: ticks, values: (u, at) => at.map((x) => stepAt(x)[1]) }) },
-        { ...axis, size: 58, space: stage ? 22 : 30, values: ticked },
+        { ...axis, size: besides, space: stage ? 22 : 30, values: ticked },
       ],
       series: [{}, { stroke: () => color("--curve"), width: noisy ? 1 : 1.5, alpha: noisy ? 0.3 : 1, points: { show: xs.length < 40, size: 4, fill: () => color("--curve") }, spanGaps: false },
         ...(noisy ? [{ stroke: () => color("--curve"), width: 2, points: { show: false }, spanGaps: false }] : [])],
