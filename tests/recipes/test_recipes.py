@@ -1,5 +1,6 @@
 """Every recipe builds, plans on the real sample data, and is counted."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,12 +85,11 @@ def test_ones_own_file_takes_the_place_of_the_packaged_rows(tmp_path: Path) -> N
 
 def test_a_recipe_is_a_script_with_flags(tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "extraction.py")]
-    done = subprocess.run([*command, "--help"], capture_output=True, text=True, cwd=FOLDER.parent)
+    here = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}  # whatever checkout is installed
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=here)
     assert done.returncode == 0
     assert all(flag in done.stdout for flag in ("--model", "--data", "--run-dir", "--seed"))
-    wrong = subprocess.run(
-        [*command, "--data", str(tmp_path / "notes.jsonl"), "--model", "tiny-random"],
-        capture_output=True, text=True, cwd=FOLDER.parent,
-    )  # fmt: skip
-    assert wrong.returncode == 2
-    assert "notes.jsonl" in wrong.stderr and "Traceback" not in wrong.stderr
+    wrong = [*command, "--data", str(tmp_path / "notes.jsonl"), "--model", "tiny-random"]
+    refused = subprocess.run(wrong, capture_output=True, text=True, env=here, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "notes.jsonl" in refused.stderr and "Traceback" not in refused.stderr
