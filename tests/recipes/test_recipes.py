@@ -1,40 +1,95 @@
 """Every recipe builds, plans on the real sample data, and is counted."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from posttrain import Pipeline
+from posttrain.recipes import packaged
+from posttrain.recipes.extraction import extraction
 from posttrain.recipes.quickstart import quickstart
 from posttrain.recipes.rlhf import rlhf
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+PIPELINES = {  # held-out rows of each stage
+    quickstart: [24, 32, 40, 40],
+    rlhf: [32, 40, 24],
+    extraction: [24],
+}
+IDS = [recipe.__name__ for recipe in PIPELINES]
 
 
 def test_there_are_no_untested_recipes() -> None:
-    found = {path.stem for path in RECIPES.glob("*.py") if path.stem != "__init__"}
-    assert found == {"quickstart", "rlhf", "compare_strategies"}
+    found = {path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"}
+    assert found == {*IDS, "compare_strategies"}
+    assert len(found) == 4
 
 
-def test_quickstart_plans_without_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("recipe", "held_out"), PIPELINES.items(), ids=IDS)
+def test_a_recipe_plans_without_weights(
+    recipe: Callable[..., Pipeline], held_out: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setenv("COLUMNS", "160")
-    pipeline = quickstart(model="tiny-random", run_dir=str(tmp_path / "run"))
-    plans = pipeline.plan()
-    assert [plan.held_out for plan in plans if plan] == [24, 32, 40, 40]
-    assert all(plan.dropped == plan.cut == 0 for plan in plans if plan)
-    assert plans[0] is not None and plans[0].trained_share == 1.0
-    assert plans[1] is not None and 0.2 < plans[1].trained_share < 0.6  # the assistant's turns alone
+    plans = [plan for plan in recipe(model="tiny-random", run_dir=str(tmp_path / "run")).plan() if plan]
+    assert [plan.held_out for plan in plans] == held_out
+    assert all(plan.dropped == plan.cut == 0 for plan in plans)
     assert not (tmp_path / "run").exists()
     printed = capsys.readouterr().out
     assert "rows trained on" in printed and "peak memory" in printed
 
 
-def test_rlhf_plans_without_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", PIPELINES, ids=IDS)
+def test_a_recipe_stays_short(recipe: Callable[..., Pipeline]) -> None:
+    lines = (FOLDER / f"{recipe.__name__}.py").read_text().splitlines()
+    assert 20 <= len(lines) <= 60
+    assert sum(line.startswith(("def ", "class ")) for line in lines) == 1
+
+
+def test_quickstart_trains_on_the_assistants_turns_alone(tmp_path: Path) -> None:
+    cpt, sft, *_ = quickstart(model="tiny-random", run_dir=str(tmp_path / "run")).plan()
+    assert cpt is not None and cpt.trained_share == 1.0
+    assert sft is not None and 0.2 < sft.trained_share < 0.6
+
+
+def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     """The critic's adapter and head are trained beside the policy's adapter, and are counted."""
     plans = rlhf(model="tiny-random", run_dir=str(tmp_path / "run")).plan()
     ppo, reward_model = plans[2], plans[1]
     assert ppo is not None and reward_model is not None and plans[0] is not None
-    assert (ppo.rows, ppo.held_out, ppo.steps) == (120, 24, 10)
+    assert (ppo.rows, ppo.steps) == (120, 10)
     assert ppo.trainable_parameters == plans[0].trainable_parameters + reward_model.trainable_parameters
-    assert not (tmp_path / "run").exists()
+
+
+def test_extraction_runs_for_two_steps(tmp_path: Path) -> None:
+    made = extraction(model="tiny-random", run_dir=str(tmp_path / "run"))
+    stages = [replace(stage, max_steps=2) for stage in made.stages]  # type: ignore[call-arg]
+    sft = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()["sft"]
+    assert sft.metrics["loss_after"] < sft.metrics["loss_before"]
+    assert sft.metrics["f1_before"] == sft.metrics["f1_after"] == 0.0  # two steps teach nobody JSON
+
+
+def test_ones_own_file_takes_the_place_of_the_packaged_rows(tmp_path: Path) -> None:
+    lines = (FOLDER / "data" / "extraction.jsonl").read_text().splitlines(keepends=True)
+    own = tmp_path / "notes.jsonl"
+    own.write_text("".join(lines[:40]))
+    assert packaged("extraction", str(own)) == {"data": str(own)}
+    (plan,) = extraction(model="tiny-random", data=str(own), run_dir=str(tmp_path / "run")).plan()
+    assert plan is not None and (plan.rows, plan.held_out) == (32, 8)
+
+
+def test_a_recipe_is_a_script_with_flags(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "extraction.py")]
+    here = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}  # whatever checkout is installed
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=here)
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--model", "--data", "--run-dir", "--seed"))
+    wrong = [*command, "--data", str(tmp_path / "notes.jsonl"), "--model", "tiny-random"]
+    refused = subprocess.run(wrong, capture_output=True, text=True, env=here, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "notes.jsonl" in refused.stderr and "Traceback" not in refused.stderr
