@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from posttrain.errors import SettingError
 
-from .file_types import suffix_of
 from .format import DataFormat
-from .reader import digest, name_of
+from .readers.file_types import suffix_of
+from .readers.sources import digest, name_of
 
 DataSource = Any  # whatever Data(source) takes, or a Data
 OnBadRows = Literal["error", "quarantine"]

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from posttrain.errors import DataError, EmptyStageDataError, SettingError
 
-from .classes import Classes
 from .data import Data
-from .encoders import CROSSED, EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED, UNTAGGED
 from .examples import WAYS, Detection, Example, Examples, Kind, Overlong
 from .format import DataFormat
 from .holdout import divide
 from .loading import Reading, detection_of
-from .mixture import mixed
-from .overlong import COLUMNS, Fitted, fit, numbers_of
 from .questions import Question, questions_of, questions_of_exchanges
-from .raw import RawRows, write_rows
 from .report import DataReport, percentile
-from .spill import Spill
-from .table import TokenTable
+from .tokens.classes import Classes
+from .tokens.encoders import CROSSED, EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED, UNTAGGED
+from .tokens.mixture import mixed
+from .tokens.overlong import COLUMNS, Fitted, fit, numbers_of
+from .tokens.raw import RawRows, write_rows
+from .tokens.spill import Spill
+from .tokens.table import TokenTable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from typing import Any
 
 from posttrain.errors import RowError
 
-from .file_types import Broken
 from .format import BadRow
+from .readers.file_types import Broken
 
 SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
 SHOWN_ALIKE = 3  # with the same reason in the same field

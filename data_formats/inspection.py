@@ -19,12 +19,12 @@ from .format import DataFormat
 from .holdout import content_hash
 from .loading import SHOWN_FAULTS, Faults, Reading, detect
 from .report import DataReport, percentile
-from .table import UNTRAINED, TokenTable
+from .tokens.table import UNTRAINED, TokenTable
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .raw import RawRows
+    from .tokens.raw import RawRows
 
 # Of two kinds that a row can be of, the one that uses more of it comes first.
 KINDS: tuple[Kind, ...] = ("preference", "unpaired", "conversation", "text", "prompt", "labelled", "tagged")
@@ -180,7 +180,7 @@ def _shown(raw: RawRows, max_length: int, previews: int) -> np.ndarray:
 
 def _overlong(raw: RawRows, max_length: int) -> str:
     """What a stage stops with that is not told what to do with too long rows."""
-    from .overlong import refuse_many
+    from .tokens.overlong import refuse_many
 
     try:
         refuse_many(raw, raw.order[_different(raw)], max_length, "max_new_tokens" * (raw.kind == "prompt"))
@@ -191,7 +191,7 @@ def _overlong(raw: RawRows, max_length: int) -> str:
 
 def _different(raw: RawRows) -> np.ndarray:
     """(rows,) whether the answers of a pair differ."""
-    from .encoders import IDENTICAL
+    from .tokens.encoders import IDENTICAL
 
     return (raw.flags & IDENTICAL) == 0
 

@@ -18,10 +18,10 @@ from .faults import SHOWN_FAULTS as SHOWN_FAULTS
 from .faults import Faults as Faults
 from .faults import broken, quarantine
 from .fields import listed, type_name, unread_columns
-from .file_types import Broken
 from .format import BadRow, DataFormat
-from .reader import Record, name_of, records
-from .registry import format_called, format_of
+from .formats.registry import format_called, format_of
+from .readers.file_types import Broken
+from .readers.sources import Record, name_of, records
 
 IDENTICAL_PAIRS_ALLOWED = 0.2
 SAMPLES = {
