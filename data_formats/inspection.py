@@ -200,24 +200,28 @@ def _inspection(data: Data, kind: Kind, parts: Sequence[Reading], seen: _Seen) -
     formats = dict.fromkeys(part.format.name for part in parts)
     kinds: Counter[str] = Counter()
     for part in parts:
-        kinds.update(part.faults.kinds)
+        kinds.update(part.tally.faults.kinds)
     letters = seen.scripts.total()
     return Inspection(
         source=str(data),
         kind=kind,
         format=", ".join(formats),
         why="; ".join(dict.fromkeys(part.format.why for part in parts)),
-        rows=sum(part.read for part in parts) + kinds.total(),
+        rows=sum(part.tally.read for part in parts) + kinds.total(),
         bad_rows=kinds.total(),
-        bad_lines=tuple(line for part in parts for line in part.faults.lines)[:SHOWN_FAULTS],
+        bad_lines=tuple(line for part in parts for line in part.tally.faults.lines)[:SHOWN_FAULTS],
         bad_kinds=dict(kinds),
         duplicates=seen.duplicates,
-        identical_pairs=sum(part.identical_pairs for part in parts),
+        identical_pairs=sum(part.tally.identical_pairs for part in parts),
         characters={role: Lengths.of(lengths) for role, lengths in seen.characters.items()},
         turns=Lengths.of(seen.turns) if seen.turns else None,
         scripts={name: count / letters for name, count in seen.scripts.most_common(5)},
         # without its faults a Reading does not tell of a file of bad rows, which is not kept here
-        notes=tuple(note for part in parts for note in replace(part, faults=Faults()).notes()),
+        notes=tuple(
+            note
+            for part in parts
+            for note in replace(part, tally=replace(part.tally, faults=Faults())).notes()
+        ),
     )
 
 

@@ -47,6 +47,7 @@ _FORMATS = [  # of two that recognise a row, the first takes it
     *PROMPTS,
     *UNPAIRED,
 ]
+OURS = tuple(_FORMATS)  # in the same order in every process
 
 
 def register(format_: DataFormat) -> DataFormat:

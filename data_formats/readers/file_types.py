@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -54,7 +54,7 @@ def reading(path: Path) -> Iterator[BufferedReader]:
         raise DataFileError(f"{path}: the file cannot be read ({error.strerror or error}).") from None
 
 
-def lines_of(file: BufferedReader, path: Path) -> Iterator[bytes]:
+def lines_of(file: BufferedReader | BytesIO, path: Path) -> Iterator[bytes]:
     """The lines of a file of text, without its byte order mark; at least one."""
     return chain([without_mark(file.readline(), path)], file)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,21 +24,25 @@ DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    name = path.name
     with reading(path) as file:
-        for number, data in enumerate(lines_of(file, path), 1):
-            place = f"{name}:{number}"
-            try:
-                line = data.decode().strip()
-                if line:
-                    yield Record(place, _parse_line(line))
-            except (ValueError, RecursionError) as error:
-                broken = _broken(data, error)
-                if number == 1 and broken.text.startswith("["):
-                    raise DataFileError(
-                        f"{place}: {broken.reason}. A JSON array belongs into a .json file."
-                    ) from None
-                yield Record(place, broken)
+        yield from records_of_lines(lines_of(file, path), path.name)
+
+
+def records_of_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[Record]:
+    """first: the number of the first line."""
+    for number, data in enumerate(lines, first):
+        place = f"{name}:{number}"
+        try:
+            line = data.decode().strip()
+            if line:
+                yield Record(place, _parse_line(line))
+        except (ValueError, RecursionError) as error:
+            broken = _broken(data, error)
+            if number == 1 and broken.text.startswith("["):
+                raise DataFileError(
+                    f"{place}: {broken.reason}. A JSON array belongs into a .json file."
+                ) from None
+            yield Record(place, broken)
 
 
 def _parse_line(line: str) -> Any:

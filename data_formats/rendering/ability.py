@@ -37,6 +37,9 @@ class Ability:
     tokenizer: PreTrainedTokenizerBase
     stops_at_end: re.Pattern[str]  # the special tokens at the end of a text; group "stop" is the first
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
+
     @cached_property
     def tools(self) -> ToolForm:
         return find_form(str(self.tokenizer.get_chat_template(tools=[PROBE_TOOL])), self.apply)

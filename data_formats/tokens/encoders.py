@@ -31,7 +31,7 @@ from ..examples import (
 from ..rendering.render import ChatTemplate, Rendered, end_token, render_plain, start_token
 from .table import RECORDS, UNTRAINED, Ragged
 from .tagging import tag_tokens
-from .text_encoder import Tokens
+from .text_encoder import TextEncoder, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +53,7 @@ class Work:
 
     tokenizer: PreTrainedTokenizerBase
     injected_text: str | None = None  # None: no row without a system turn was seen
+    to_ids: TextEncoder | None = None  # None: no text was encoded
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -89,6 +90,11 @@ class Work:
         """What was done about a template that cannot write what the rows hold."""
         return self.template.ability.notes() if "template" in vars(self) else []
 
+    def encoder(self, sample: Sequence[str]) -> TextEncoder:
+        """What turns texts into ids; on first use it is proven on `sample`."""
+        self.to_ids = self.to_ids or TextEncoder.of(self.tokenizer, sample)
+        return self.to_ids
+
     def look_for_system(self, messages: Sequence[Message]) -> None:
         if self.injected_text is None and messages[0].role != "system":
             self.injected_text = self.template.injected_system()
@@ -101,7 +107,6 @@ class Texts:
     example: Example
     rendered: list[Rendered]
     flags: int = 0
-    number: int = 0  # among all examples of the data
     around: Around = ((), ())  # of each of its texts
     tags: Sequence[int] = ()  # of each token
 
@@ -138,8 +143,10 @@ def _render_dialogue(work: Work, example: Conversation | Completion) -> Texts:
         texts = _render_dialogue(work, Conversation(example.place, turns))
         return Texts(example, texts.rendered, texts.flags | TEMPLATED)
     work.look_for_system(example.messages)
-    with _at(example.place):
+    try:  # not `with _at(...)`: that takes a microsecond for each dialogue
         rendered_all = work.template.with_tools(example.tools).renderings(example.messages)
+    except DataError as error:
+        raise _refused(example.place, error) from None
     flags = STOP_ADDED * any(one.stop_added for one in rendered_all) | EXPANDED * (len(rendered_all) > 1)
     return Texts(example, rendered_all, flags)
 
@@ -353,4 +360,8 @@ def _at(place: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise RowRefused(f"{place}: {error}") from None
+        raise _refused(place, error) from None
+
+
+def _refused(place: str, error: DataError) -> RowRefused:
+    return RowRefused(f"{place}: {error}")

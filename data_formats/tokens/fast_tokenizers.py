@@ -33,27 +33,40 @@ NASTY = (
 
 @dataclass(frozen=True)
 class FastEncoder:
-    """Texts to ids, without added start or end tokens."""
+    """Texts to ids, without added start or end tokens. It can be pickled."""
 
     name: str  # "tokie 0.1.4"
     encode: Encode
+    made_of: Any  # tokenizer.json of a faster library, or the tokenizer
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, sample: Sequence[str]) -> FastEncoder:
         """`sample`: texts of this run; a candidate with one id different from tokenizers' is not used."""
         exact = _tokenizers(tokenizer)
         if not tokenizer.is_fast:
-            return cls("tokenizers in Python", exact)
+            return cls("tokenizers in Python", exact, tokenizer)
         texts = [*NASTY, *sample[:PROVEN_ON], *_with_special_tokens(tokenizer)]
         expected: Ragged | None = None
+        definition = _definition(tokenizer)
         for name in CANDIDATES:
-            made = _candidate(name, tokenizer)
+            made = _candidate(name, definition)
             if made is None:
                 continue
             expected = exact(texts) if expected is None else expected
             if _equal(made, texts, expected):
-                return cls(f"{name} {version(name)}", made)
-        return cls(f"tokenizers {version('tokenizers')}", exact)
+                return cls(f"{name} {version(name)}", made, definition)
+        return cls(f"tokenizers {version('tokenizers')}", exact, tokenizer)
+
+    def __reduce__(self) -> Any:
+        return FastEncoder.again, (self.name, self.made_of)
+
+    @classmethod
+    def again(cls, name: str, made_of: Any) -> FastEncoder:
+        """The one that has been proven under that name, in another process."""
+        library = name.partition(" ")[0]
+        made = _candidate(library, made_of) if library in CANDIDATES else _tokenizers(made_of)
+        assert made is not None
+        return cls(name, made, made_of)
 
 
 def _with_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -71,9 +84,9 @@ def _equal(encode: Encode, texts: Sequence[str], expected: Ragged) -> bool:
     return np.array_equal(made.offsets, expected.offsets) and np.array_equal(made.values, expected.values)
 
 
-def _candidate(name: str, tokenizer: PreTrainedTokenizerBase) -> Encode | None:
+def _candidate(name: str, definition: str) -> Encode | None:
     try:
-        encoder = _MAKERS[name](import_module(name), _definition(tokenizer))
+        encoder = _MAKERS[name](import_module(name), definition)
     except Exception:  # not installed, or it cannot read this tokenizer
         return None
 
