@@ -7,7 +7,8 @@
 Rows are dialogues of two to four turns, all different, made from the packaged texts; the tokenizer and template are the
 embedded model's. Ours reads, checks every row, renders, proves what is trained, tokenises and writes the tables; TRL's
 side is `load_dataset("json")` and what SFTTrainer does with the rows when it is built, without assistant-only loss.
-Seconds are of that work alone, peak memory is of the process above what its imports took.
+Seconds are of that work alone, peak memory is of the process above what its imports took, and of the processes that
+help it all that they hold.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 RESULTS = Path(__file__).with_name("data_prep.json")
@@ -49,9 +51,9 @@ def write_rows(path: Path, count: int = 0, size: int = 0) -> None:
             number += 1
 
 
-def memory_bytes(which: str) -> int:
-    """This process's memory: VmRSS is now, VmHWM the most since the mark was set back (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory_bytes(which: str, process: str = "self") -> int:
+    """A process's memory: VmRSS is now, VmHWM the most since the mark was set back (Linux)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
 
 
@@ -59,13 +61,37 @@ def measured(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """`work` after its imports: seconds, and the peak above what was in memory before."""
     Path("/proc/self/clear_refs").write_text("5")  # sets the mark of the peak back
     before = memory_bytes("VmRSS")
+    children, done = dict[str, int](), Event()
+    watch = Thread(target=watch_children, args=(children, done))
+    watch.start()
     begun = time.monotonic()
     result = work()
+    seconds = time.monotonic() - begun
+    done.set()
+    watch.join()
     return {
-        "seconds": round(time.monotonic() - begun, 2),
-        "peak_GB": round((memory_bytes("VmHWM") - before) / 1e9, 3),
+        "seconds": round(seconds, 2),
+        "peak_GB": round((memory_bytes("VmHWM") - before + sum(children.values())) / 1e9, 3),
+        "children_GB": [round(peak / 1e9, 3) for peak in children.values()],
         **result,
     }
+
+
+def watch_children(peaks: dict[str, int], done: Event) -> None:
+    """The peak of each child of this process, by its number, looked at until `done`."""
+    own = Path("/proc/self/cmdline").read_bytes()
+    while not done.wait(0.05):
+        for child in {
+            pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()
+        }:
+            try:
+                if Path(f"/proc/{child}/cmdline").read_bytes() not in (
+                    own,
+                    b"",
+                ):  # else it is still this program
+                    peaks[child] = memory_bytes("VmHWM", child)
+            except (OSError, StopIteration):  # it has just ended
+                continue
 
 
 def ours(path: Path) -> dict[str, Any]:

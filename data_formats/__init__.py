@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .classification import classification as classification
 from .data import Data as Data
 from .data import DataSource as DataSource
 from .examples import WAYS as WAYS
@@ -21,16 +20,17 @@ from .examples import Pair as Pair
 from .examples import Prompt as Prompt
 from .examples import Source as Source
 from .examples import Tagged as Tagged
-from .extraction import extraction as extraction
 from .format import BadRow as BadRow
 from .format import DataFormat as DataFormat
+from .formats.classification import classification as classification
+from .formats.extraction import extraction as extraction
+from .formats.registry import register as register
+from .formats.translation import translation as translation
 from .holdout import hold_out as hold_out
 from .loading import detect as detect
 from .loading import read_examples as read_examples
 from .loading import sample as sample
-from .reader import digest as digest
-from .registry import register as register
-from .translation import translation as translation
+from .readers.sources import digest as digest
 
 if TYPE_CHECKING:
     from .encoding import Encoded as Encoded
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .encoding import encode_data as encode_data
     from .questions import Question as Question
     from .report import DataReport as DataReport
-    from .table import Ragged as Ragged
-    from .table import TokenTable as TokenTable
+    from .tokens.table import Ragged as Ragged
+    from .tokens.table import TokenTable as TokenTable
 
 # A Pipeline is built and checked with the names above; these load on first use.
 _LATER = {
@@ -50,8 +50,8 @@ _LATER = {
     "encode_data": "encoding",
     "DataReport": "report",
     "Question": "questions",
-    "Ragged": "table",
-    "TokenTable": "table",
+    "Ragged": "tokens.table",
+    "TokenTable": "tokens.table",
 }
 
 

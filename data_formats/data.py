@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from posttrain.errors import SettingError
 
-from .file_types import suffix_of
 from .format import DataFormat
-from .reader import digest, name_of
+from .readers.file_types import suffix_of
+from .readers.sources import digest, name_of
 
 # Annotated, so that what reads recipes from files can tell a source of rows from any other value.
 DataSource = Annotated[Any, "whatever Data(source) takes, or a Data"]

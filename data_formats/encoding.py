@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from posttrain.errors import DataError, EmptyStageDataError, SettingError
+from posttrain.errors import EmptyStageDataError, SettingError
 
-from .classes import Classes
 from .data import Data
-from .encoders import CROSSED, EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED, UNTAGGED
-from .examples import WAYS, Detection, Example, Examples, Kind, Overlong
+from .examples import WAYS, Detection, Examples, Kind, Overlong
 from .format import DataFormat
 from .holdout import divide
 from .loading import Reading, detection_of
-from .mixture import mixed
-from .overlong import COLUMNS, Fitted, fit, numbers_of
+from .processes import See, write_source
 from .questions import Question, questions_of, questions_of_exchanges
-from .raw import RawRows, write_rows
 from .report import DataReport, percentile
-from .spill import Spill
-from .table import TokenTable
+from .tokens.classes import Classes
+from .tokens.encoders import CROSSED, EXPANDED, IDENTICAL, PLAIN, STOP_ADDED, TEMPLATED, UNTAGGED, Work
+from .tokens.mixture import mixed
+from .tokens.overlong import COLUMNS, Fitted, fit, numbers_of
+from .tokens.raw import RawRows, RawWriter, write_rows
+from .tokens.spill import Spill
+from .tokens.table import TokenTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def encode_data(
         held, held_account = held_raw.order, Account.of(eval_data, eval_parts)
     shares = data.shares()
     if shares is not None:
-        sizes = [part.read for part in parts]
+        sizes = [part.tally.read for part in parts]
         all_of_them = _distinct(raw.examples[train])
         train, note = mixed(raw.examples, train, sizes, shares, data.interleave or "first_exhausted")
         note = note.format(names=[str(part.data) for part in parts])
@@ -136,7 +137,7 @@ def encode_data(
 def _questions(raw: RawRows, held: np.ndarray, parts: list[Reading], limits: Limits) -> list[Question]:
     if raw.kind not in ("conversation", "exchange"):
         return []
-    ends = list(accumulate(part.read for part in parts))
+    ends = list(accumulate(part.tally.read for part in parts))
 
     def format_of(number: int) -> str:
         return parts[bisect_right(ends, number)].format.name
@@ -152,28 +153,14 @@ def read_rows(
     folder: Path,
     prefix: str = "",
     like: Sequence[DataFormat] = (),
-    see: Callable[[Example], None] = lambda example: None,
+    see: See | None = None,
 ) -> tuple[list[Reading], RawRows]:
-    """All sources of `data` in one set of rows, one behind the other. `see` is shown every example."""
+    """All sources of `data` in one set of rows, one behind the other. `see` is shown every example, in this process."""
     parts = Reading.open_all(data, kind, folder / f"{prefix}bad_rows.jsonl", like)
-    ends: list[int] = []  # how many examples had been seen when each part was at its end
-
-    def examples() -> Iterator[Example]:
-        seen = 0
-        for part in parts:
-            for example in part:
-                see(example)
-                seen += 1
-                yield example
-            ends.append(seen)
-
-    def refuse(number: int, example: Example, error: DataError) -> None:
-        parts[sum(number >= end for end in ends)].refuse(example, str(error))
-
-    raw = write_rows(examples(), kind, tokenizer, folder / f"{prefix}raw", refuse)
+    writer = RawWriter(kind, Work(tokenizer), folder / f"{prefix}raw")
     for part in parts:
-        part.raise_if_refused()
-    return parts, raw
+        write_source(part, writer, folder / f"{prefix}parts", see)
+    return parts, writer.finish()
 
 
 @dataclass(frozen=True)
@@ -190,8 +177,8 @@ class Account:
     @classmethod
     def of(cls, data: Data, parts: list[Reading]) -> Account:
         notes = tuple(note for part in parts for note in part.notes())
-        bad = sum(part.faults.count for part in parts)
-        return cls(str(data), detection_of(parts), sum(part.read for part in parts) + bad, notes, bad)
+        bad = sum(part.tally.faults.count for part in parts)
+        return cls(str(data), detection_of(parts), sum(part.tally.read for part in parts) + bad, notes, bad)
 
 
 def finish(raw: RawRows, rows: np.ndarray, limits: Limits, account: Account, folder: Path) -> Encoded:

@@ -10,8 +10,8 @@ from typing import Any
 
 from posttrain.errors import RowError
 
-from .file_types import Broken
 from .format import BadRow
+from .readers.file_types import Broken
 
 SHOWN_FAULTS = 20  # lines of bad rows in a message, and of them
 SHOWN_ALIKE = 3  # with the same reason in the same field
@@ -37,9 +37,16 @@ def quarantine(path: Path, place: str, bad: BadRow, row: Any) -> None:
 class Faults:
     """Bad rows: the first of each reason in words, all of them counted by kind."""
 
-    lines: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
-    alike: Counter[tuple[str, str]] = field(default_factory=Counter)  # by field and reason
+    named: list[tuple[str, str, str]] = field(default_factory=list)  # (place, field, reason)
+    alike: Counter[tuple[str, str]] = field(default_factory=Counter)  # of those, by field and reason
+
+    @property
+    def lines(self) -> list[str]:
+        return [
+            f"{place} {field}: {reason}" if field else f"{place}: {reason}"
+            for place, field, reason in self.named[:SHOWN_FAULTS]
+        ]
 
     @property
     def count(self) -> int:
@@ -50,19 +57,26 @@ class Faults:
 
     def add(self, place: str, bad: BadRow) -> None:
         self.kinds[bad.fault] += 1
-        if len(self.lines) >= SHOWN_FAULTS:
-            return
-        self.alike[bad.field, bad.reason] += 1
-        if self.alike[bad.field, bad.reason] <= SHOWN_ALIKE:
-            self.lines.append(f"{place} {bad.field}: {bad.reason}" if bad.field else f"{place}: {bad.reason}")
+        self._name(place, bad.field, bad.reason)
+
+    def add_all(self, others: Faults) -> None:
+        """Those of the rows behind these, as if they had been added one by one."""
+        self.kinds.update(others.kinds)
+        for one in others.named:
+            self._name(*one)
+
+    def _name(self, place: str, field: str, reason: str) -> None:
+        # Twice what is shown: faults before these can rule out one of these lines for each line that they have.
+        if len(self.named) < 2 * SHOWN_FAULTS and self.alike[field, reason] < SHOWN_ALIKE:
+            self.alike[field, reason] += 1
+            self.named.append((place, field, reason))
 
     def raise_if_any(self, rows: int) -> None:
         """`rows`: all that were read, good and bad."""
         count = self.count
         if not count:
             return
-        more = [f"... and {count - len(self.lines)} more"] if count > len(self.lines) else []
+        lines = self.lines
+        more = [f"... and {count - len(lines)} more"] if count > len(lines) else []
         named = "1 row" if count == 1 else f"{count} rows"
-        raise RowError(
-            "\n".join([f"{named} of {rows} cannot be read ({self.by_kind()}):", *self.lines, *more])
-        )
+        raise RowError("\n".join([f"{named} of {rows} cannot be read ({self.by_kind()}):", *lines, *more]))

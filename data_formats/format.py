@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .examples import Example, Kind, Row
 
 if TYPE_CHECKING:
-    from .metrics import Answer
+    from .scoring.metrics import Answer
 
 Gold = Mapping[str, Any]  # JSON, made by the format for its own metric
 # Numbers by name; what is no number, such as a table of confusions, is kept beside the answers.

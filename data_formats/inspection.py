@@ -19,12 +19,12 @@ from .format import DataFormat
 from .holdout import content_hash
 from .loading import SHOWN_FAULTS, Faults, Reading, detect
 from .report import DataReport, percentile
-from .table import UNTRAINED, TokenTable
+from .tokens.table import UNTRAINED, TokenTable
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .raw import RawRows
+    from .tokens.raw import RawRows
 
 # Of two kinds that a row can be of, the one that uses more of it comes first.
 KINDS: tuple[Kind, ...] = ("preference", "unpaired", "conversation", "text", "prompt", "labelled", "tagged")
@@ -180,7 +180,7 @@ def _shown(raw: RawRows, max_length: int, previews: int) -> np.ndarray:
 
 def _overlong(raw: RawRows, max_length: int) -> str:
     """What a stage stops with that is not told what to do with too long rows."""
-    from .overlong import refuse_many
+    from .tokens.overlong import refuse_many
 
     try:
         refuse_many(raw, raw.order[_different(raw)], max_length, "max_new_tokens" * (raw.kind == "prompt"))
@@ -191,7 +191,7 @@ def _overlong(raw: RawRows, max_length: int) -> str:
 
 def _different(raw: RawRows) -> np.ndarray:
     """(rows,) whether the answers of a pair differ."""
-    from .encoders import IDENTICAL
+    from .tokens.encoders import IDENTICAL
 
     return (raw.flags & IDENTICAL) == 0
 
@@ -200,24 +200,28 @@ def _inspection(data: Data, kind: Kind, parts: Sequence[Reading], seen: _Seen) -
     formats = dict.fromkeys(part.format.name for part in parts)
     kinds: Counter[str] = Counter()
     for part in parts:
-        kinds.update(part.faults.kinds)
+        kinds.update(part.tally.faults.kinds)
     letters = seen.scripts.total()
     return Inspection(
         source=str(data),
         kind=kind,
         format=", ".join(formats),
         why="; ".join(dict.fromkeys(part.format.why for part in parts)),
-        rows=sum(part.read for part in parts) + kinds.total(),
+        rows=sum(part.tally.read for part in parts) + kinds.total(),
         bad_rows=kinds.total(),
-        bad_lines=tuple(line for part in parts for line in part.faults.lines)[:SHOWN_FAULTS],
+        bad_lines=tuple(line for part in parts for line in part.tally.faults.lines)[:SHOWN_FAULTS],
         bad_kinds=dict(kinds),
         duplicates=seen.duplicates,
-        identical_pairs=sum(part.identical_pairs for part in parts),
+        identical_pairs=sum(part.tally.identical_pairs for part in parts),
         characters={role: Lengths.of(lengths) for role, lengths in seen.characters.items()},
         turns=Lengths.of(seen.turns) if seen.turns else None,
         scripts={name: count / letters for name, count in seen.scripts.most_common(5)},
         # without its faults a Reading does not tell of a file of bad rows, which is not kept here
-        notes=tuple(note for part in parts for note in replace(part, faults=Faults()).notes()),
+        notes=tuple(
+            note
+            for part in parts
+            for note in replace(part, tally=replace(part.tally, faults=Faults())).notes()
+        ),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -18,12 +19,14 @@ from .faults import SHOWN_FAULTS as SHOWN_FAULTS
 from .faults import Faults as Faults
 from .faults import broken, quarantine
 from .fields import listed, type_name, unread_columns
-from .file_types import Broken
 from .format import BadRow, DataFormat
-from .reader import Record, name_of, records
-from .registry import format_called, format_of
+from .formats.registry import format_called, format_of
+from .readers.file_types import Broken
+from .readers.pieces import Piece, files_in_pieces
+from .readers.sources import Record, name_of, records
 
 IDENTICAL_PAIRS_ALLOWED = 0.2
+SHOWN_IDENTICAL = 3
 SAMPLES = {
     "text": "text",
     "conversation": "chat",
@@ -90,16 +93,16 @@ def _first_row(data: Data) -> Record:
     raise DataFileError(f"{name_of(data.source)}: there is no record in it; it is empty.")
 
 
-def _records(data: Data) -> Iterator[Record]:
-    """The records of one source under the names that the formats know."""
-    return _renamed(records(data.source), data.columns) if data.columns else records(data.source)
+def _records(data: Data, piece: Piece | None = None) -> Iterator[Record]:
+    """The records of one source, or of a piece of it, under the names that the formats know."""
+    read = records(data.source) if piece is None else piece.records()
+    return _renamed(read, data.columns, bool(piece and piece.number)) if data.columns else read
 
 
-def _renamed(read: Iterator[Record], columns: Mapping[str, str]) -> Iterator[Record]:
+def _renamed(read: Iterator[Record], columns: Mapping[str, str], checked: bool = False) -> Iterator[Record]:
     """Raises DataFileError when the first row lacks a column; later rows may leave out what is optional."""
     ours = {theirs: ours for ours, theirs in columns.items()}
     free = [name for name in columns if name not in ours]
-    checked = False
     for record in read:
         if not isinstance(record.value, Mapping):
             yield record
@@ -133,17 +136,20 @@ class _Row:
     bad: BadRow | None = None  # why it could not be expanded
 
 
-def _rows(data: Data, format_: DataFormat) -> Iterator[_Row]:
+def _rows(data: Data, format_: DataFormat, piece: Piece | None = None) -> Iterator[_Row]:
     """The rows of one source, up to its limit."""
-    return islice(chain.from_iterable(_expanded(record, format_) for record in _records(data)), data.limit)
+    read, expand = _records(data, piece), format_.expand
+    if expand is None:
+        return islice((_Row(record.value, record.place) for record in read), data.limit)
+    return islice(chain.from_iterable(_expanded(record, expand) for record in read), data.limit)
 
 
-def _expanded(record: Record, format_: DataFormat) -> Iterable[_Row]:
+def _expanded(record: Record, expand: Callable[[Row, str], Iterable[tuple[Row, str]]]) -> Iterable[_Row]:
     """One record of a file may hold several rows."""
-    if format_.expand is None or not isinstance(record.value, Mapping):
+    if not isinstance(record.value, Mapping):
         return (_Row(record.value, record.place),)
     try:
-        return [_Row(*row) for row in format_.expand(record.value, record.place)]
+        return [_Row(*row) for row in expand(record.value, record.place)]
     except BadRow as bad:
         return (_Row(record.value, record.place, bad),)
 
@@ -163,13 +169,9 @@ def _prepared_for_all(parts: Sequence[Data], kind: Kind) -> list[DataFormat]:
 
 
 @dataclass
-class Reading:
-    """One pass over the rows of one source; the counts are whole when it has been iterated to the end."""
+class Tally:
+    """What was counted while rows went by."""
 
-    data: Data
-    kind: Kind
-    format: DataFormat
-    bad_rows: Path | None = None  # where quarantined rows are written
     rows: int = 0  # all of them, good and bad
     read: int = 0  # examples made
     with_system: int = 0  # dialogues that were given the system prompt
@@ -177,8 +179,30 @@ class Reading:
     identical_pairs: int = 0
     faults: Faults = field(default_factory=Faults)
     unread: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """What was counted of the rows behind these."""
+        self.rows += other.rows
+        self.read += other.read
+        self.with_system += other.with_system
+        self.identical = [*self.identical, *other.identical][:SHOWN_IDENTICAL]
+        self.identical_pairs += other.identical_pairs
+        self.faults.add_all(other.faults)
+        self.unread.update(other.unread)
+
+
+@dataclass
+class Reading:
+    """One pass over the rows of one source; the counts are whole when it has been iterated to the end."""
+
+    data: Data
+    kind: Kind
+    format: DataFormat
+    bad_rows: Path | None = None  # where quarantined rows are written
+    tally: Tally = field(default_factory=Tally)
     before: Reading | None = None  # the part of the mixture that is read before this one
     first: Example | None = None
+    piece: Piece | None = None  # what is read of the source; None: all of it
 
     @classmethod
     def open_all(
@@ -206,42 +230,67 @@ class Reading:
         return cls(data, kind, format_, bad_rows)
 
     def __iter__(self) -> Iterator[Example]:
-        """The examples; after a bad row that is no quarantine's, none, but the other rows are still checked.
-
-        Raises RowError at the end.
-        """
-        keeps_on = self.data.on_bad_rows == "quarantine"
+        """The examples of the whole source. Raises RowError at the end."""
         self.first = self.before.first if self.before else None
-        for row in _rows(self.data, self.format):
-            self.rows += 1
+        yield from self.examples()
+        self.close()
+
+    def examples(self) -> Iterator[Example]:
+        """The examples; after a bad row that is no quarantine's, none, but the other rows are still checked."""
+        keeps_on = self.data.on_bad_rows == "quarantine"
+        for row in _rows(self.data, self.format, self.piece):
+            self.tally.rows += 1
             try:
                 example = self._read(row)
             except BadRow as bad:
                 self._refuse(row.place, bad, row.value)
                 continue
             self.first = self.first or example
-            if keeps_on or not self.faults.count:
-                self.read += 1
+            if keeps_on or not self.tally.faults.count:
+                self.tally.read += 1
                 yield example
+
+    def close(self) -> None:
+        """Raises RowError where the source as a whole is refused."""
         self.raise_if_refused()
         self._refuse_identical_pairs()
 
+    def files(self) -> list[Path]:
+        """The files of a large source that can be read in pieces; none where a row needs those before it."""
+        needs_all = self.data.limit is not None or self.format.prepare is not None
+        return [] if needs_all else files_in_pieces(self.data.source)
+
+    def look_ahead(self) -> None:
+        """Find the first example, which says of pairs whether all need a margin."""
+        self.first = self.before.first if self.before else None
+        if self.kind == "preference" and self.first is None:
+            ahead = replace(self, tally=Tally(), bad_rows=None)
+            self.first = next(ahead._good(), None)
+
+    def _good(self) -> Iterator[Example]:
+        for row in _rows(self.data, self.format, self.piece):
+            with suppress(BadRow):
+                yield self._read(row)
+
+    def of_piece(self, piece: Piece, bad_rows: Path | None) -> Reading:
+        return replace(self, tally=Tally(), piece=piece, bad_rows=bad_rows)
+
     def refuse(self, example: Example, reason: str) -> None:
         """Of an example that the model's chat template or tokenizer cannot write."""
-        self.read -= 1
+        self.tally.read -= 1
         fault = "not one answer" if self.kind == "exchange" else "chat template"
         bad = BadRow("", fault, reason.removeprefix(f"{example.place}: "))
         self._refuse(example.place, bad, asdict(example))
 
     def _refuse(self, place: str, bad: BadRow, row: Any) -> None:
-        self.faults.add(place, bad)
+        self.tally.faults.add(place, bad)
         if self.data.on_bad_rows == "quarantine" and self.bad_rows is not None:
             quarantine(self.bad_rows, place, bad, row)
 
     def raise_if_refused(self) -> None:
         """Raises RowError that lists what was refused so far, where nothing is put into quarantine."""
         if self.data.on_bad_rows == "error":
-            self.faults.raise_if_any(self.rows)
+            self.tally.faults.raise_if_any(self.tally.rows)
 
     def _read(self, row: _Row) -> Example:
         value, place = row.value, row.place
@@ -252,13 +301,13 @@ class Reading:
         if not isinstance(value, Mapping):
             raise BadRow("", "wrong type", f"the record is {type_name(value)} and must be an object")
         if not self.format.keeps_columns and (unread := unread_columns(value, self.format)):
-            self.unread.update(unread)
+            self.tally.unread.update(unread)
         example = self.format.to_example(value, place)
         if isinstance(example, Pair):
             _check_margin(example, self.first)
             if example.chosen == example.rejected:
-                self.identical_pairs += 1
-                self.identical += [place] if len(self.identical) < 3 else []
+                self.tally.identical_pairs += 1
+                self.tally.identical += [place] if len(self.tally.identical) < SHOWN_IDENTICAL else []
         return self._with_system(example) if self.data.system else example
 
     def _with_system(self, example: Any) -> Example:
@@ -270,23 +319,24 @@ class Reading:
             raise BadRow("", "no dialogue", "is no dialogue, so Data(system=...) has no place in it")
         if turns[0].role == "system":
             return example
-        self.with_system += 1
+        self.tally.with_system += 1
         return replace(example, **{name: (Message("system", self.data.system), *turns)})
 
     def _refuse_identical_pairs(self) -> None:
-        if self.identical_pairs > IDENTICAL_PAIRS_ALLOWED * self.read:
+        if self.tally.identical_pairs > IDENTICAL_PAIRS_ALLOWED * self.tally.read:
             raise RowError(
-                f"{self.identical_pairs} of {self.read} pairs have chosen equal to rejected ({', '.join(self.identical)}...); such a pair teaches nothing, so check how the file was made."
+                f"{self.tally.identical_pairs} of {self.tally.read} pairs have chosen equal to rejected ({', '.join(self.tally.identical)}...); such a pair teaches nothing, so check how the file was made."
             )
 
     def notes(self) -> list[str]:
         """What was in the source and is not used, and what was added."""
         name = name_of(self.data.source)
         notes = {
-            f"columns not read: {listed(sorted(map(str, self.unread)))}": self.unread,
-            f"{name}: limit={self.data.limit}, rows behind these were not read": self.rows == self.data.limit,
-            f"{name}: {self.with_system} of {self.read} dialogues were given the system prompt of Data(system=...)": self.with_system,
-            f"{name}: {self.faults.count} bad rows were put into quarantine ({self.faults.by_kind()}), see bad_rows.jsonl": self.faults.count,
+            f"columns not read: {listed(sorted(map(str, self.tally.unread)))}": self.tally.unread,
+            f"{name}: limit={self.data.limit}, rows behind these were not read": self.tally.rows
+            == self.data.limit,
+            f"{name}: {self.tally.with_system} of {self.tally.read} dialogues were given the system prompt of Data(system=...)": self.tally.with_system,
+            f"{name}: {self.tally.faults.count} bad rows were put into quarantine ({self.tally.faults.by_kind()}), see bad_rows.jsonl": self.tally.faults.count,
         }
         return [note for note, happened in notes.items() if happened]
 

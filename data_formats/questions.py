@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from .dialogue import gold_of
+from .dialogues.dialogue import gold_of
 from .examples import Completion, Conversation, Example
 from .format import DataFormat, Gold
 
 if TYPE_CHECKING:
-    from .metrics import Answer
-    from .raw import RawRows
+    from .scoring.metrics import Answer
+    from .tokens.raw import RawRows
 
 MOST = 128  # questions
 ANSWER_TOKENS = (
@@ -119,7 +119,7 @@ def score(
 
     own: formats that are not registered.
     """
-    from .registry import formats
+    from .formats.registry import formats
 
     names = list(dict.fromkeys(question.format for question in questions))
     known = [one for one in (*formats(), *own) if one.kind == "conversation" and one.metric is not None]

@@ -30,6 +30,7 @@ PosttrainError
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
+├── ProcessDiedError                    a process that helped to prepare data ended before its work was done
 ├── DiskSpaceError (OSError)            the disk is full, or would be
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
 
@@ -158,6 +159,10 @@ class NoValidCheckpointError(TrainingError):
 
 class NotEnoughMemoryError(PosttrainError, MemoryError):
     """A stage would need more memory than there is; nothing was loaded."""
+
+
+class ProcessDiedError(PosttrainError):
+    """A process that helped to prepare data ended before its work was done."""
 
 
 class DiskSpaceError(PosttrainError, OSError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..data_formats import Kind
-from ..data_formats.metrics import classification, confusion, multilabel
+from ..data_formats.scoring.metrics import classification, confusion, multilabel
 from ..pipeline.heads import Labels
 from .labelled_stage import LabelledStage
 from .strategies import Task

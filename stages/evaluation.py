@@ -14,7 +14,7 @@ from ..data_formats.questions import room_for
 
 if TYPE_CHECKING:
     from ..data_formats import Question, TokenTable
-    from ..data_formats.metrics import Answer
+    from ..data_formats.scoring.metrics import Answer
 
 Row = tuple[Sequence[int], Sequence[int]]  # (input ids, labels), labels -100 where nothing is trained
 
@@ -155,8 +155,8 @@ _ASKED_AT_ONCE = 32
 
 def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[list[Question], list[Answer]]:
     """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows."""
-    from ..data_formats.metrics import Answer
     from ..data_formats.questions import affordable
+    from ..data_formats.scoring.metrics import Answer
 
     asked = affordable(questions)
     found = []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..data_formats import Kind
-from ..data_formats.metrics import span_f1
-from ..data_formats.tagging import spans_of
+from ..data_formats.scoring.metrics import span_f1
+from ..data_formats.tokens.tagging import spans_of
 from ..pipeline.heads import Labels
 from .labelled_stage import LabelledStage
 from .strategies import Task

@@ -154,4 +154,5 @@ def _code_digest() -> str:
     import posttrain.data_formats as package
 
     folder = Path(next(iter(package.__path__)))
-    return digest_of([[path.name, path.read_text("utf-8")] for path in sorted(folder.glob("*.py"))])
+    modules = sorted(folder.rglob("*.py"))
+    return digest_of([[path.relative_to(folder).as_posix(), path.read_text("utf-8")] for path in modules])

@@ -2,7 +2,7 @@
 
 from posttrain.data_formats import Message
 from posttrain.data_formats.examples import Call
-from posttrain.data_formats.render import ChatTemplate
+from posttrain.data_formats.rendering.render import ChatTemplate
 
 TOOL = {
     "type": "function",

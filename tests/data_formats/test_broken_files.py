@@ -814,4 +814,4 @@ def test_the_first_good_row_decides_in_quarantine(tmp_path: Path) -> None:
     data = Data(tmp_path / "a.jsonl", on_bad_rows="quarantine")
     reading = Reading.open(data, "text", tmp_path / "bad.jsonl")
     assert [example.place for example in reading] == ["a.jsonl:3"]
-    assert reading.faults.by_kind() == "broken row 1, wrong type 1"
+    assert reading.tally.faults.by_kind() == "broken row 1, wrong type 1"

@@ -279,7 +279,7 @@ def test_plain_texts_need_no_template_and_are_noted(make_tokenizer):
 
 
 def test_more_rows_than_a_batch_keep_their_order(untemplated, monkeypatch):
-    monkeypatch.setattr("posttrain.data_formats.raw.BATCH", 3)
+    monkeypatch.setattr("posttrain.data_formats.tokens.raw.BATCH", 3)
     assert lengths(coded(texts(*range(2, 12)), untemplated).table) == list(range(2, 12))
     rows = [plain(2, n) for n in range(2, 12)]
     assert lengths(coded(rows, untemplated, "conversation").table) == list(range(4, 14))
@@ -350,8 +350,8 @@ def test_long_prompts_are_refused_or_dropped_with_their_columns(chatml):
 
 @pytest.mark.parametrize("near", [1, 2, 64])
 def test_rows_keep_their_order_however_they_are_read_together(untemplated, monkeypatch, near):
-    monkeypatch.setattr("posttrain.data_formats.overlong.CHUNK", 7)
-    monkeypatch.setattr("posttrain.data_formats.overlong.NEAR", near)
+    monkeypatch.setattr("posttrain.data_formats.tokens.overlong.CHUNK", 7)
+    monkeypatch.setattr("posttrain.data_formats.tokens.overlong.NEAR", near)
     sizes = [3, 4, 50, 5, 5, 60, 70, 6, 3, 3, 3, 80, 4, 5, 6, 7, 90, 3]
     rows = texts(*sizes)
     assert lengths(coded(rows, untemplated, "text", 10, "drop").table) == [

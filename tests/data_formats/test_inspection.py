@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from posttrain.data_formats import Data
+from posttrain.data_formats.formats.registry import formats
 from posttrain.data_formats.inspection import Inspection, Lengths, histogram, inspect
 from posttrain.data_formats.inspection_page import as_page, lengths, verdict
-from posttrain.data_formats.registry import formats
 from posttrain.errors import DataFileError, SettingError
 
 Write = Callable[[str, Any], Path]
