@@ -40,7 +40,7 @@ def formats() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from posttrain.data_formats.registry import formats
+    from posttrain.data_formats.formats.registry import formats
 
     table = Table("format", "or", "kind", "a row", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
     for one in formats():
