@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .encoding import encode_data as encode_data
     from .questions import Question as Question
     from .report import DataReport as DataReport
+    from .spill import Spill as Spill
     from .table import Ragged as Ragged
     from .table import TokenTable as TokenTable
 
@@ -51,6 +52,7 @@ _LATER = {
     "DataReport": "report",
     "Question": "questions",
     "Ragged": "table",
+    "Spill": "spill",
     "TokenTable": "table",
 }
 

@@ -9,7 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
+from posttrain.errors import (
+    CorruptArtifactError,
+    GateError,
+    OtherPipelineError,
+    PipelineError,
+    RunFolderError,
+)
 
 from .allocator import freed_memory_kept
 from .base_models import check_base, look_at
@@ -79,9 +85,10 @@ class Pipeline:
         check_tracker(track)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise PipelineError(f"seed={seed!r}: the seed is a whole number from 0.")
-        self.stages = tuple(stage.resolved(model) for stage in stages)
-        if self.stages != tuple(stages):
-            check_chain(self.stages)
+        resolved = tuple(stage.resolved(model) for stage in stages)
+        if resolved != tuple(stages):
+            check_chain(resolved)
+        self.stages = tuple(stage.following(resolved[:place]) for place, stage in enumerate(resolved))
         self.model = model
         self.seed = seed
         self.track = track
@@ -148,13 +155,33 @@ class Pipeline:
                             plans = self._plans_from(position, start)
                         self._write_run_file(start, entries)
                     display.begin_stage(position)
-                    record = self._run_stage(stage, key, folder, roles, stop, display, ranks)
-                    display.end_stage(_headline(record.metrics))
-                roles.update(record.models)
+                    record = self._run_stage(stage, key, folder, roles, start, stop, display, ranks)
+                    display.end_stage(_headline(record))
+                if reason := self._verdict(stage, record, start, entries, ranks):
+                    entries[-1]["rolled_back"] = reason
+                    display.note(f"{reason}; the chain goes on from the model before it")
+                else:
+                    roles.update(record.models)
             if ranks.main:
                 self._write_run_file(start, entries)
             ranks.barrier()
         return Run.load(self.run_dir)
+
+    def _verdict(
+        self,
+        stage: Stage,
+        record: StageRecord,
+        start: ModelRef,
+        entries: Sequence[Mapping[str, str]],
+        ranks: Ranks,
+    ) -> str | None:
+        """As `Stage.verdict`; where it stops the chain, the run folder shows the stage."""
+        try:
+            return stage.verdict(record.metrics)
+        except GateError:
+            if ranks.main:
+                self._write_run_file(start, entries)
+            raise
 
     def _finished(self, folder: Path) -> StageRecord | None:
         """The record of a stage that is finished, verified."""
@@ -164,7 +191,7 @@ class Pipeline:
         return record
 
     def _run_stage(
-        self, stage: Stage, key: str, folder: Path, roles: Mapping[str, ModelRef],
+        self, stage: Stage, key: str, folder: Path, roles: Mapping[str, ModelRef], start: ModelRef,
         stop: StopRequest, display: Display, ranks: Ranks,
     ) -> StageRecord:  # fmt: skip
         stop.raise_if_requested(f"before stage {stage.title}")
@@ -183,7 +210,7 @@ class Pipeline:
         begun = time.monotonic()
         context = StageContext(
             name=stage.title, folder=folder, inputs=dict(roles), seed=stage_seed(self.seed, stage.title),
-            events=StageEvents.of(ranks, folder, display, tracker), stop=stop, ranks=ranks,
+            events=StageEvents.of(ranks, folder, display, tracker), stop=stop, ranks=ranks, start=start,
         )  # fmt: skip
         ranks.barrier()
         try:
@@ -198,7 +225,7 @@ class Pipeline:
             name=stage.title, type=type(stage).__name__, key=key, folder=folder, models=dict(result.models),
             metrics=dict(result.metrics), data=dict(result.data), proofs=dict(result.proofs),
             samples=[dict(sample) for sample in result.samples], settings=settings,
-            seconds=round(time.monotonic() - begun, 3),
+            seconds=round(time.monotonic() - begun, 3), intervals=dict(result.intervals),
         )  # fmt: skip
         record.write(self.run_dir)
         remove_checkpoints(folder)
@@ -235,7 +262,9 @@ class Pipeline:
 
     def _default_run_dir(self) -> Path:
         names = "-".join(stage.title for stage in self.stages)
-        written = [as_plain(stage) for stage in self.stages], str(self.model), self.seed
+        plain = [(stage, as_plain(stage)) for stage in self.stages]
+        settings = [{k: v for k, v in each.items() if k not in stage.unkeyed} for stage, each in plain]
+        written = settings, str(self.model), self.seed
         return Path("runs").resolve() / f"{names[:60]}-{digest_of(written)[:8]}"
 
     def _check_run_dir(self) -> None:
@@ -303,7 +332,9 @@ def _is_subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
     return all(name in rest for name in short)
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
-    pairs = [(name, metrics[f"{name}_before"], metrics[f"{name}_after"]) for name in
-             (key.removesuffix("_before") for key in metrics if key.endswith("_before"))]  # fmt: skip
-    return "  ".join(f"{name} {before:.3f} -> {after:.3f}" for name, before, after in pairs[:2])
+def _headline(record: StageRecord) -> str:
+    found = [
+        f"{one.name} {one.before:.3f} -> {one.after:.3f}" + " (inside the noise)" * one.is_noise
+        for one in record.changes
+    ] or [f"{name} {record.metrics[name]:.3f}" for name in record.intervals]
+    return "  ".join(found[:2])

@@ -26,6 +26,9 @@ PosttrainError
 │   ├── RewardError                     a reward function failed, or gave what is no reward
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
+├── GateError                           a finished stage did not reach what it must; exit code 3
+│   ├── RequirementError                a number of `require` was not reached, or is not measured
+│   └── ForgettingError                 the model moved further from its input than `max_forgetting` allows
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── DiskSpaceError (OSError)            the disk is full, or would be
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
@@ -139,6 +142,18 @@ class RewardGateError(TrainingError):
 
 class NoValidCheckpointError(TrainingError):
     """All checkpoints of a stage are damaged."""
+
+
+class GateError(PosttrainError):
+    """The chain stops behind a stage that did not reach what it must; the stage is finished and kept."""
+
+
+class RequirementError(GateError):
+    """A number of `require` was not reached, or is none that the stage measures."""
+
+
+class ForgettingError(GateError):
+    """The model moved further from its input than `max_forgetting` allows."""
 
 
 class NotEnoughMemoryError(PosttrainError, MemoryError):

@@ -4,6 +4,7 @@ from .auto import auto
 from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
+from .evaluate import Evaluate
 from .groups import GRPO, RLOO
 from .kto import KTO
 from .online import RewardModelRef
@@ -51,6 +52,7 @@ __all__ = [
     "AdaLoRA",
     "Adapter",
     "Classifier",
+    "Evaluate",
     "Freeze",
     "Full",
     "GradualUnfreeze",

@@ -11,7 +11,11 @@ from ..pipeline import StageContext, StageResult
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
+from .forgetting import FORGETTING
+from .forgetting.check import ForgettingCheck
+from .gates import check_names
 from .handover import Probe, hand_over, save_artifact
+from .intervals import Measured, before_and_after
 from .proofs import prove_finite
 from .samples import sample_answers
 from .token_tables import load_tables
@@ -30,7 +34,7 @@ class Session(Protocol):
     def prove_start(self) -> None:
         """Take the proofs that must hold before step 1; raises HandoverError."""
 
-    def measure(self) -> Mapping[str, float]:
+    def measure(self) -> Sequence[Measured]:
         """The held-out numbers of the model as it is now; none without held-out rows."""
 
     def fit(self, checkpoint: Path | None) -> None:
@@ -71,6 +75,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     session.prove_start()
     events.phase("measuring before training")
     before = session.measure()
+    names = {name for one in before for name in one.numbers}
+    check_names(context.name, stage.require, names | set(FORGETTING if stage.checks_forgetting else ()))
     context.stop.raise_if_requested("before training")
 
     session.fit(checkpoint[0] if checkpoint else None)
@@ -85,7 +91,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     shown = tables.train if tables.held_out is None else tables.held_out
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))
     artifact = save_artifact(session.model, tokenizer, stage, source, context.folder, session.hooks)
-    metrics = _before_and_after(before, after) | dict(session.closing_numbers())
+    metrics, intervals = before_and_after(before, after)
+    metrics |= session.closing_numbers()
     answers_before = session.answers_before()
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     gc.collect()
@@ -93,16 +100,18 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     samples = sample_answers(model, tokenizer, shown) if stage.task in ("policy", "seq2seq") else []
     for sample, text in zip(samples, answers_before, strict=False):
         sample["before"] = text
+    if stage.checks_forgetting:
+        events.phase("measuring what was forgotten")
+        check = ForgettingCheck(model, tokenizer, tables.held_out)
+        del model
+        numbers, bounds = check.against(source, context.start or source)
+        metrics |= numbers
+        intervals |= bounds
     return StageResult(
         models={stage.makes: made},
         metrics=metrics,
         data=tables.as_dict(),
         proofs=events.proofs,
         samples=samples,
+        intervals=intervals,
     )
-
-
-def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_before": value for name, value in before.items()} | {
-        f"{name}_after": value for name, value in after.items()
-    }
