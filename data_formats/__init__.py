@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .bfcl import bfcl as bfcl
 from .classification import classification as classification
 from .data import Data as Data
 from .data import DataSource as DataSource

@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.errors import DataFileError, SettingError
 
 from .alpaca import ALPACA, ALPACA_RANKING
+from .bfcl import BFCL
 from .classification import CLASSIFICATION, CLASSIFICATION_ROWS
 from .examples import WAYS, WRITTEN_AS, Kind
 from .extraction import EXTRACTION, EXTRACTION_SPANS
@@ -32,6 +33,7 @@ _FORMATS = [  # of two that recognise a row, the first takes it
     ROUNDS,
     ALPACA,
     PROMPT_COMPLETION,
+    BFCL,
     QA,
     SQUAD,
     CLASSIFICATION,

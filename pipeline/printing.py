@@ -138,7 +138,7 @@ def _values_table(run: Run) -> Table:
     for record in run:
         changed = {f"{one.name}_{when}" for one in record.changes for when in ("before", "after", "change")}
         for name, interval in record.intervals.items():
-            if name not in changed and not name.startswith(tuple(_MOVED_ON)):
+            if name not in changed and "_kl_" not in name and "_agreement_" not in name:
                 value = f"{record.metrics[name]:.4f}"
                 table.add_row(record.name, name, value, _bounds(interval), str(interval.rows))
     return table

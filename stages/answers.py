@@ -30,10 +30,15 @@ class Answered:
 
 
 def ask(
-    model: Any, tokenizer: Any, questions: Sequence[Question], formats: Sequence[DataFormat] = ()
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    formats: Sequence[DataFormat] = (),
+    *,
+    within_budget: bool = True,
 ) -> Answered:
-    """Ask as many of the questions as the budget allows. formats: those that nobody registered."""
-    asked, said = answers(model, tokenizer, questions)
+    """Ask as many of the questions as the budget allows, or all. formats: those that nobody registered."""
+    asked, said = answers(model, tokenizer, questions, within_budget=within_budget)
     kept = [
         {
             "prompt": tokenizer.decode(question.prompt_ids),

@@ -11,7 +11,7 @@ from posttrain.errors import DataError
 from ..pipeline import Interval, StageContext, StageResult
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes, write_json
-from .answers import Answered, ask
+from .answers import ask
 from .classifier import class_metrics
 from .cpt import language_loss
 from .dpo import pair_rows
@@ -90,9 +90,7 @@ def _on_rows(
     for path in tables.bad_rows[:1]:
         write_bytes(context.folder / path.name, path.read_bytes())
     if request.kind == "conversation":
-        answered = (
-            ask(model, tokenizer, tables.questions, request.formats) if tables.questions else Answered([], [])
-        )
+        answered = ask(model, tokenizer, tables.questions, request.formats, within_budget=False)
         write_json(context.folder / ANSWERS, answered.as_dict())
         return [language_loss(model, table, pad_id), *answered.measured]
     if request.kind == "text":

@@ -155,12 +155,14 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens:
 _ASKED_AT_ONCE = 32
 
 
-def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[list[Question], list[Answer]]:
-    """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows."""
+def answers(
+    model: Any, tokenizer: Any, questions: Sequence[Question], *, within_budget: bool = True
+) -> tuple[list[Question], list[Answer]]:
+    """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows, or all."""
     from ..data_formats.metrics import Answer
     from ..data_formats.questions import affordable
 
-    asked = affordable(questions)
+    asked = affordable(questions) if within_budget else list(questions)
     found = []
     for at in range(0, len(asked), _ASKED_AT_ONCE):
         batch = asked[at : at + _ASKED_AT_ONCE]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from posttrain.errors import SettingError
 
+from ..data_formats import Overlong
 from ..pipeline import Stage
 from ..pipeline.settings import check_number, refuse
 from .token_tables import Request
@@ -55,7 +56,7 @@ class LanguageStage(TrainingStage):
 
     def _as_here(self, request: Request) -> Request:
         """In rows no longer than this stage's own: longer texts are split, longer dialogues left out."""
-        overlong = "split" if request.kind == "text" else "drop"
+        overlong: Overlong = "split" if request.kind == "text" else "drop"
         return replace(request, max_length=self.max_length, overlong=overlong)
 
     @property

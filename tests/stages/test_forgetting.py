@@ -1,5 +1,6 @@
 """The forgetting check: exact against plain logits, 0 for an untouched model, and seen where perplexity sees nothing."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from posttrain.stages.forgetting import FORGETTING
 from posttrain.stages.forgetting.check import ForgettingCheck
 from posttrain.stages.forgetting.outputs import distance, outputs_of, token_log_probs
 from posttrain.stages.forgetting.probes import Probes, neutral_rows, read
+from tests.stages.words import WORDS
 
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [300, 301], [40, 41, 42, 43, 44]]
 
@@ -89,13 +91,12 @@ def test_damage_is_seen_where_perplexity_sees_none(start: ModelRef) -> None:
     assert numbers["own_agreement_input"] < 1
 
 
-def test_each_stage_is_compared_with_its_input_and_with_the_first_model(
-    tiny: Callable[..., Any], rows: dict[str, list[dict[str, Any]]]
-) -> None:
+def test_each_stage_is_compared_with_its_input_and_with_the_first_model(words: Callable[..., Any]) -> None:
+    both = list(itertools.product(WORDS[:6], repeat=2))
+    chats = [{"prompt": f"{a} {b}", "completion": "river ."} for a, b in both]
+    pairs = [{"prompt": f"{a} {b}", "chosen": "sun .", "rejected": "dog ."} for a, b in both]
     common = {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-2}
-    run = tiny(
-        [SFT(LoRA(r=2), data=rows["chat"], **common), DPO(LoRA(r=2), data=rows["pairs"], **common)]
-    ).run()
+    run = words([SFT(LoRA(r=2), data=chats, **common), DPO(LoRA(r=2), data=pairs, **common)]).run()
     first, second = run["sft"].metrics, run["dpo"].metrics
     assert first["neutral_kl_input"] == first["neutral_kl_base"] > 0
     assert second["neutral_kl_base"] != second["neutral_kl_input"]

@@ -1,5 +1,6 @@
 """A chain stops behind a stage that did not reach what it must, goes on after a change, and can go back."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,18 @@ import pytest
 from posttrain import DPO, SFT, Classifier, LoRA, Pipeline, RewardModel, Run
 from posttrain.errors import ForgettingError, RequirementError, SettingError, StrategyError
 from posttrain.stages.gates import check_reached, less_is_better
+from tests.stages.words import WORDS
 
 Rows = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def rows() -> Rows:
+    both = list(itertools.product(WORDS[:6], repeat=2))
+    return {
+        "chat": [{"prompt": f"{a} {b}", "completion": "river ."} for a, b in both],
+        "pairs": [{"prompt": f"{a} {b}", "chosen": "sun .", "rejected": "dog ."} for a, b in both],
+    }
 
 
 def sft(rows: Rows, **settings: Any) -> SFT:
@@ -52,26 +63,28 @@ def test_what_is_reached_passes_and_all_that_is_not_is_listed() -> None:
         check_reached("sft", {"accuracy": 0.5}, {"accuracy_after": float("nan")})
 
 
-def test_a_name_that_is_not_measured_is_refused_before_training(tiny: Callable[..., Any], rows: Rows) -> None:
-    pipeline = tiny([sft(rows, require={"acuracy": 0.7})])
+def test_a_name_that_is_not_measured_is_refused_before_training(
+    words: Callable[..., Any], rows: Rows
+) -> None:
+    pipeline = words([sft(rows, require={"acuracy": 0.7})])
     with pytest.raises(RequirementError, match="'acuracy', and it measures loss, neutral_agreement_base"):
         pipeline.run()
     assert not list(pipeline.run_dir.rglob("metrics.jsonl"))  # no step was made
 
 
 def test_the_chain_stops_with_the_numbers_and_goes_on_without_training_again(
-    tiny: Callable[..., Any], rows: Rows
+    words: Callable[..., Any], rows: Rows
 ) -> None:
     after = RewardModel(LoRA(r=2), data=rows["pairs"], max_steps=1, batch_size=2)
-    with pytest.raises(RequirementError, match=r"Stage sft: loss is 10\.\d+ and must be at most 0\.5"):
-        tiny([sft(rows, require={"loss": 0.5}), after]).run()
-    run_dir = tiny([sft(rows), after]).run_dir
+    with pytest.raises(RequirementError, match=r"Stage sft: loss is \d\.\d+ and must be at most 0\.5"):
+        words([sft(rows, require={"loss": 0.5}), after]).run()
+    run_dir = words([sft(rows), after]).run_dir
     stopped = Run.load(run_dir)
     assert list(stopped.stages) == ["sft"]
     written = (stopped["sft"].folder / "stage.json").read_bytes()
     with pytest.raises(RequirementError):  # asked anew of the kept record
-        tiny([sft(rows, require={"loss": 0.4}), after]).run()
-    run = tiny([sft(rows, require={"loss": 20.0}), after]).run()
+        words([sft(rows, require={"loss": 0.4}), after]).run()
+    run = words([sft(rows, require={"loss": 20.0}), after]).run()
     assert list(run.stages) == ["sft", "reward_model"]
     assert run["sft"].folder == stopped["sft"].folder
     assert (run["sft"].folder / "stage.json").read_bytes() == written
@@ -87,15 +100,15 @@ def test_gates_do_not_move_the_default_run_folder(rows: Rows, monkeypatch: Any, 
 
 
 def test_forgetting_stops_the_chain_or_hands_the_previous_model_on(
-    tiny: Callable[..., Any], rows: Rows, capsys: Any
+    words: Callable[..., Any], rows: Rows, capsys: Any
 ) -> None:
     from posttrain.pipeline.printing import print_summary
 
     after = DPO(LoRA(r=2), data=rows["pairs"], max_steps=1, batch_size=2)
     with pytest.raises(ForgettingError, match=r"nats per token .* allows 1e-09 \(perplexity"):
-        tiny([sft(rows, max_forgetting=1e-9), after]).run()
+        words([sft(rows, max_forgetting=1e-9), after]).run()
     back = sft(rows, max_forgetting=1e-9, on_regression="rollback")
-    run = tiny([back, after]).run()
+    run = words([back, after]).run()
     assert "nats per token away from its input" in run["sft"].rolled_back
     assert (
         run["dpo"].models["policy"].adapters[0].folder.parent == run["dpo"].folder
@@ -103,9 +116,9 @@ def test_forgetting_stops_the_chain_or_hands_the_previous_model_on(
     assert run["dpo"].metrics["neutral_kl_input"] == run["dpo"].metrics["neutral_kl_base"]
     print_summary(run)
     assert "sft was rolled back: it moved" in " ".join(capsys.readouterr().out.split())
-    alone = tiny([back], name="alone").run()
+    alone = words([back], name="alone").run()
     assert alone.model == alone.start and Run.load(alone.folder).model == alone.start
-    kept = tiny([sft(rows, max_forgetting=100.0, on_regression="rollback"), after]).run()
+    kept = words([sft(rows, max_forgetting=100.0, on_regression="rollback"), after]).run()
     assert not kept["sft"].rolled_back
     assert len(kept["dpo"].models["policy"].adapters) == 2
 
@@ -126,9 +139,9 @@ def test_settings_that_make_no_sense(rows: Rows) -> None:
             kind(LoRA(r=2), data=rows["pairs"], max_forgetting=0.1)
 
 
-def test_an_adapter_that_may_be_put_aside_is_not_trained_on(tiny: Callable[..., Any], rows: Rows) -> None:
+def test_an_adapter_that_may_be_put_aside_is_not_trained_on(words: Callable[..., Any], rows: Rows) -> None:
     with pytest.raises(StrategyError, match="may put aside"):
-        tiny(
+        words(
             [
                 sft(rows, max_forgetting=0.1, on_regression="rollback"),
                 SFT(LoRA(r=2), data=rows["chat"], handover="continue", name="more"),

@@ -1,5 +1,6 @@
 """Bootstrap intervals against what can be counted exactly, and how often they hold the truth."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from posttrain import SFT, LoRA, Run
 from posttrain.stages.cpt import token_loss
 from posttrain.stages.evaluation import LogProbs
 from posttrain.stages.intervals import Measured, before_and_after, plain
+from tests.stages.words import WORDS
 
 
 def binomial_quantile(share: float, rows: int, probability: float) -> float:
@@ -89,13 +91,14 @@ def test_a_number_without_a_value_in_many_draws_has_no_interval() -> None:
     assert list(found) == ["steady"]
 
 
-def test_a_run_keeps_them_beside_its_numbers(
-    tiny: Callable[..., Any], rows: dict[str, list[dict[str, Any]]], capsys: Any
-) -> None:
+def test_a_run_keeps_them_beside_its_numbers(words: Callable[..., Any], capsys: Any) -> None:
     from posttrain.pipeline.printing import print_summary
 
-    stage = SFT(LoRA(r=2), data=rows["chat"], max_steps=1, batch_size=2, learning_rate=1e-9)
-    record = Run.load(tiny([stage]).run().folder)["sft"]
+    rows = [
+        {"prompt": f"{a} {b}", "completion": "river ."} for a, b in itertools.product(WORDS[:6], repeat=2)
+    ]
+    stage = SFT(LoRA(r=2), data=rows, max_steps=1, batch_size=2, learning_rate=1e-9)
+    record = Run.load(words([stage]).run().folder)["sft"]
     for name in ("loss", "stop_rate"):
         for suffix in ("before", "after"):
             interval = record.intervals[f"{name}_{suffix}"]
