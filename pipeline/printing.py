@@ -73,10 +73,10 @@ def print_summary(run: Run) -> None:
     for table in (_changes_table(run), _moved_table(run), _values_table(run)):
         if table.row_count:
             console.print(table)
-    rows = Table("stage", "read", "trained on", "held out", "cut", "dropped", title="Rows")
+    rows = Table("stage", "seconds", "read", "trained on", "held out", "cut", "dropped", title="Rows")
     for record in run:
         counts = [f"{count:,}" for count in record.row_counts.values()]
-        rows.add_row(record.name, *counts)
+        rows.add_row(record.name, f"{record.seconds:.0f}", *counts)
     console.print(rows)
     for record in run:
         if record.rolled_back:
@@ -100,12 +100,11 @@ def _changes_table(run: Run) -> Table:
     from rich.table import Table
 
     table = Table(title="Before and after, on held-out rows")
-    for name in ("stage", "metric", "before", "after", "change, 95 %", "seconds"):
-        table.add_column(name, no_wrap=name.startswith("change"))
+    for name in ("stage", "metric", "before", "after", "change, 95 %"):
+        table.add_column(name, no_wrap=name != "metric")
     for record in run:
         for place, row in enumerate(_rows_of(record)):
-            first = (record.name, f"{record.seconds:.0f}") if place == 0 else ("", "")
-            table.add_row(first[0], *row, first[1])
+            table.add_row(record.name if place == 0 else "", *row)
     return table
 
 
@@ -139,16 +138,20 @@ def _values_table(run: Run) -> Table:
         changed = {f"{one.name}_{when}" for one in record.changes for when in ("before", "after", "change")}
         for name, interval in record.intervals.items():
             if name not in changed and "_kl_" not in name and "_agreement_" not in name:
-                value = f"{record.metrics[name]:.4f}"
-                table.add_row(record.name, name, value, _bounds(interval), str(interval.rows))
+                shown = name.replace("_", " "), _number(record.metrics[name])
+                table.add_row(record.name, *shown, _bounds(interval), str(interval.rows))
     return table
 
 
 def _rows_of(record: StageRecord) -> Iterator[tuple[str, str, str, str]]:
     for one in record.changes:
-        yield one.name, f"{one.before:.4f}", f"{one.after:.4f}", _sureness(one)
+        yield one.name.replace("_", " "), _number(one.before), _number(one.after), _sureness(one)
     if not record.changes and not record.intervals:
         yield "none (no held-out rows)", "-", "-", ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _sureness(change: Change) -> str:
@@ -158,4 +161,4 @@ def _sureness(change: Change) -> str:
 
 
 def _bounds(interval: Interval, sign: str = "") -> str:
-    return f"{interval.low:{sign}.3f} to {interval.high:{sign}.3f}"
+    return f"{interval.low:{sign}.3g} to {interval.high:{sign}.3g}"

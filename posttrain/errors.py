@@ -27,7 +27,7 @@ PosttrainError
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
 ├── GateError                           a finished stage did not reach what it must; exit code 3
-│   ├── RequirementError                a number of `require` was not reached, or is not measured
+│   ├── RequirementError                a number of `require` was not reached
 │   └── ForgettingError                 the model moved further from its input than `max_forgetting` allows
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── DiskSpaceError (OSError)            the disk is full, or would be
@@ -149,7 +149,7 @@ class GateError(PosttrainError):
 
 
 class RequirementError(GateError):
-    """A number of `require` was not reached, or is none that the stage measures."""
+    """A number of `require` was not reached."""
 
 
 class ForgettingError(GateError):

@@ -53,11 +53,11 @@ def _check_require(owner: str, require: Mapping[str, float]) -> None:
 
 
 def check_names(title: str, require: Mapping[str, float], measured: Collection[str]) -> None:
-    """Raises RequirementError for a name that the stage does not measure."""
+    """Raises SettingError for a name that the stage does not measure."""
     for name in require:
         if name not in measured:
             there = ", ".join(sorted(measured)) or "nothing, because no rows are held out; give eval_data"
-            raise RequirementError(f"Stage {title} is required to reach {name!r}, and it measures {there}.")
+            raise SettingError(f"Stage {title} is required to reach {name!r}, and it measures {there}.")
 
 
 def reached(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -68,7 +68,7 @@ def reached(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def check_reached(title: str, require: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-    """Raises RequirementError with all numbers that are not what they must be."""
+    """Raises RequirementError with all numbers that are not what they must be, SettingError for an unknown name."""
     numbers = reached(metrics)
     check_names(title, require, numbers)
     unmet = [

@@ -67,7 +67,7 @@ def test_a_name_that_is_not_measured_is_refused_before_training(
     words: Callable[..., Any], rows: Rows
 ) -> None:
     pipeline = words([sft(rows, require={"acuracy": 0.7})])
-    with pytest.raises(RequirementError, match="'acuracy', and it measures loss, neutral_agreement_base"):
+    with pytest.raises(SettingError, match="'acuracy', and it measures loss, neutral_agreement_base"):
         pipeline.run()
     assert not list(pipeline.run_dir.rglob("metrics.jsonl"))  # no step was made
 
