@@ -29,45 +29,20 @@ from .win_rate import compare, model_of
 if TYPE_CHECKING:
     from ..pipeline.heads import Labels
     from .evaluate import Evaluate
-    from .token_tables import Request, Tables
+    from .token_tables import Tables
+
+
+_Numbers = tuple[dict[str, float], dict[str, Interval]]
 
 
 def evaluate(stage: Evaluate, context: StageContext) -> StageResult:
     """The main rank measures; the others have nothing to do."""
     if not context.ranks.main:
         return StageResult(models={})
-    events, source = context.events, context.inputs[stage.model]
     tables = None if stage.request is None else tables_of(stage.request, context.inputs["policy"])
-    found: list[Measured] = []
-    harness: tuple[dict[str, float], dict[str, Interval]] = {}, {}
-    samples: list[dict[str, str]] = []
-    tokenizer = shared_tokenizer(source.find().folder)
-    if tables is not None or stage.asks_probes or stage.tasks:
-        events.phase("loading the model")
-        model = source.load_model()
-        if stage.asks_probes:
-            events.phase("asking the packaged probes")
-            found += abilities(model, tokenizer)
-        if tables is not None and stage.request is not None:
-            events.phase("measuring on the rows")
-            found += _on_rows(stage, context, model, tokenizer, tables, stage.request)
-        if stage.tasks:
-            events.phase("running lm-evaluation-harness")
-            harness = run_tasks(model, tokenizer, stage.tasks, stage.limit, context.seed)
-        del model
-        gc.collect()
-    if stage.against is not None and stage.prompt_request is not None:
-        events.phase("comparing answers")
-        comparison = compare(
-            source,
-            model_of(stage.against),
-            _judge(stage, context),
-            stage.prompt_request,
-            stage.max_new_tokens,
-        )
-        found.append(comparison.measured)
-        samples += comparison.samples
-    numbers, intervals = plain(found)
+    measured, harness = _of_the_model(stage, context, tables)
+    compared, samples = _against_another(stage, context)
+    numbers, intervals = plain([*measured, *compared])
     return StageResult(
         models={},
         metrics=numbers | harness[0],
@@ -77,6 +52,43 @@ def evaluate(stage: Evaluate, context: StageContext) -> StageResult:
     )
 
 
+def _of_the_model(
+    stage: Evaluate, context: StageContext, tables: Tables | None
+) -> tuple[list[Measured], _Numbers]:
+    """(what the probes and the rows give, what the harness says), of the model in memory."""
+    found: list[Measured] = []
+    harness: _Numbers = {}, {}
+    if tables is None and not stage.asks_probes and not stage.tasks:
+        return found, harness
+    events, source = context.events, context.inputs[stage.model]
+    events.phase("loading the model")
+    model, tokenizer = source.load_model(), shared_tokenizer(source.find().folder)
+    if stage.asks_probes:
+        events.phase("asking the packaged probes")
+        found += abilities(model, tokenizer)
+    if tables is not None:
+        events.phase("measuring on the rows")
+        found += _on_rows(stage, context, model, tokenizer, tables)
+    if stage.tasks:
+        events.phase("running lm-evaluation-harness")
+        harness = run_tasks(model, tokenizer, stage.tasks, stage.limit, context.seed)
+    del model
+    gc.collect()
+    return found, harness
+
+
+def _against_another(
+    stage: Evaluate, context: StageContext
+) -> tuple[list[Measured], Sequence[Mapping[str, str]]]:
+    """(the win rate, some of the answers that were compared)."""
+    if stage.against is None or stage.prompt_request is None:
+        return [], []
+    context.events.phase("comparing answers")
+    source, judge = context.inputs[stage.model], _judge(stage, context)
+    found = compare(source, model_of(stage.against), judge, stage.prompt_request, stage.max_new_tokens)
+    return [found.measured], found.samples
+
+
 def _judge(stage: Evaluate, context: StageContext) -> Any:
     if stage.judge is None:
         return context.inputs["reward"]
@@ -84,9 +96,10 @@ def _judge(stage: Evaluate, context: StageContext) -> Any:
 
 
 def _on_rows(
-    stage: Evaluate, context: StageContext, model: Any, tokenizer: Any, tables: Tables, request: Request
+    stage: Evaluate, context: StageContext, model: Any, tokenizer: Any, tables: Tables
 ) -> list[Measured]:
-    table, pad_id = tables.train, int(tokenizer.pad_token_id)
+    table, pad_id, request = tables.train, int(tokenizer.pad_token_id), stage.request
+    assert request is not None
     for path in tables.bad_rows[:1]:
         write_bytes(context.folder / path.name, path.read_bytes())
     if request.kind == "conversation":
