@@ -22,6 +22,7 @@ from .examples import Source as Source
 from .examples import Tagged as Tagged
 from .format import BadRow as BadRow
 from .format import DataFormat as DataFormat
+from .formats.bfcl import bfcl as bfcl
 from .formats.classification import classification as classification
 from .formats.extraction import extraction as extraction
 from .formats.registry import register as register
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .encoding import encode_data as encode_data
     from .questions import Question as Question
     from .report import DataReport as DataReport
+    from .tokens.spill import Spill as Spill
     from .tokens.table import Ragged as Ragged
     from .tokens.table import TokenTable as TokenTable
 
@@ -51,6 +53,7 @@ _LATER = {
     "DataReport": "report",
     "Question": "questions",
     "Ragged": "tokens.table",
+    "Spill": "tokens.spill",
     "TokenTable": "tokens.table",
 }
 

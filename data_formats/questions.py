@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .dialogues.dialogue import gold_of
 from .examples import Completion, Conversation, Example
-from .format import DataFormat, Gold
+from .format import DataFormat, Gold, Metric
 
 if TYPE_CHECKING:
     from .scoring.metrics import Answer
@@ -112,25 +112,37 @@ def room_for(question: Question) -> int:
     return min(question.answer_tokens + 8, ANSWER_TOKENS // FEWEST)
 
 
-def score(
-    questions: Sequence[Question], answers: Sequence[Answer], own: Iterable[DataFormat] = ()
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """(the numbers of each format's metric, what else it says); of a mixture they are named "qa.exact_match".
+@dataclass(frozen=True)
+class Judgement:
+    """The answers that one format judges; of a mixture its numbers are named "qa.exact_match"."""
 
-    own: formats that are not registered.
-    """
+    prefix: str
+    metric: Metric
+    golds: Sequence[Gold]
+    answers: Sequence[Answer]
+
+    def of(self, at: Iterable[int]) -> tuple[dict[str, float], dict[str, Any]]:
+        """(numbers, what else the metric says) of the answers at these places, some twice, some not at all."""
+        places = list(at)
+        said = self.metric([self.golds[i] for i in places], [self.answers[i] for i in places])
+        found = {f"{self.prefix}{key}": value for key, value in said.items()}
+        numbers = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+        return numbers, {key: value for key, value in found.items() if key not in numbers}
+
+
+def judgements(
+    questions: Sequence[Question], answers: Sequence[Answer], own: Iterable[DataFormat] = ()
+) -> list[Judgement]:
+    """What each format judges of the answers. own: formats that are not registered."""
     from .formats.registry import formats
 
     names = list(dict.fromkeys(question.format for question in questions))
-    known = [one for one in (*formats(), *own) if one.kind == "conversation" and one.metric is not None]
-    metrics = {one.name: one.metric for one in known}
-    found: dict[str, Any] = {}
+    known = [one for one in (*formats(), *own) if one.kind == "conversation"]
+    metrics = {one.name: one.metric for one in known if one.metric is not None}
+    found = []
     for name in names:
-        metric = metrics.get(name)
-        if metric is None:
-            continue
-        pairs = [pair for pair in zip(questions, answers, strict=True) if pair[0].format == name]
-        said = metric([question.gold for question, _ in pairs], [answer for _, answer in pairs])
-        found |= {key if len(names) == 1 else f"{name}.{key}": value for key, value in said.items()}
-    numbers = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
-    return numbers, {key: value for key, value in found.items() if key not in numbers}
+        if name in metrics:
+            pairs = [pair for pair in zip(questions, answers, strict=True) if pair[0].format == name]
+            golds, said = [question.gold for question, _ in pairs], [answer for _, answer in pairs]
+            found.append(Judgement(f"{name}." if len(names) > 1 else "", metrics[name], golds, said))
+    return found

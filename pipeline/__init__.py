@@ -1,6 +1,7 @@
 """The contract of stages, and the pipeline that runs them: knows no stage by name."""
 
 from .interrupt import StopRequest
+from .interval import Interval
 from .model_ref import AdapterRef, ModelRef
 from .pipeline import Pipeline
 from .ranks import Ranks
@@ -11,6 +12,7 @@ from .stage import Stage, StageContext, StagePlan, StageResult
 __all__ = [
     "AdapterRef",
     "CheckedSettings",
+    "Interval",
     "ModelRef",
     "Pipeline",
     "Ranks",

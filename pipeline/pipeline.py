@@ -10,7 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import CorruptArtifactError, OtherPipelineError, PipelineError, RunFolderError
+from posttrain.errors import (
+    CorruptArtifactError,
+    GateError,
+    OtherPipelineError,
+    PipelineError,
+    RunFolderError,
+)
 
 from .allocator import freed_memory_kept
 from .attempts import begin_attempt, break_off
@@ -86,9 +92,10 @@ class Pipeline:
         check_tracker(track)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise PipelineError(f"seed={seed!r}: the seed is a whole number from 0.")
-        self.stages = tuple(stage.resolved(model) for stage in stages)
-        if self.stages != tuple(stages):
-            check_chain(self.stages)
+        resolved = tuple(stage.resolved(model) for stage in stages)
+        if resolved != tuple(stages):
+            check_chain(resolved)
+        self.stages = tuple(stage.following(resolved[:place]) for place, stage in enumerate(resolved))
         self.model = model
         self.seed = seed
         self.track = track
@@ -161,12 +168,16 @@ class Pipeline:
                             plans = self._plans_from(position, start)
                         self._write_run_file(start, entries)
                     display.begin_stage(position)
-                    opened = _Opened(folder, roles, asked, (plans or {}).get(stage.title), watch)
+                    opened = _Opened(folder, roles, start, asked, (plans or {}).get(stage.title), watch)
                     record = self._run_stage(stage, key, opened, stop, display, ranks)
-                    display.end_stage(_headline(record.metrics))
+                    display.end_stage(_headline(record))
                     if watch:
                         watch.now()
-                roles.update(record.models)
+                if reason := self._verdict(stage, record, start, entries, ranks):
+                    entries[-1]["rolled_back"] = reason
+                    display.note(f"{reason}; the chain goes on from the model before it")
+                else:
+                    roles.update(record.models)
                 if "policy" in record.models:
                     prompts = dict.fromkeys((*asked, *(sample["prompt"] for sample in record.samples)))
                     asked = tuple(prompts)[:_ASKED]
@@ -184,6 +195,22 @@ class Pipeline:
         self._check_run_dir()
         titles = [stage.title for stage in self.stages]
         return launched(self.run_dir, titles, started or Started.by_this_process())
+
+    def _verdict(
+        self,
+        stage: Stage,
+        record: StageRecord,
+        start: ModelRef,
+        entries: Sequence[Mapping[str, str]],
+        ranks: Ranks,
+    ) -> str | None:
+        """As `Stage.verdict`; where it stops the chain, the run folder shows the stage."""
+        try:
+            return stage.verdict(record.metrics)
+        except GateError:
+            if ranks.main:
+                self._write_run_file(start, entries)
+            raise
 
     def _finished(self, folder: Path) -> StageRecord | None:
         """The record of a stage that is finished, verified."""
@@ -216,7 +243,7 @@ class Pipeline:
         events = StageEvents.of(ranks, folder, display, tracker, watch.changed if watch else lambda: None)
         context = StageContext(
             name=stage.title, folder=folder, inputs=dict(roles), seed=seed, events=events, stop=stop, ranks=ranks,
-            asked=opened.asked,
+            asked=opened.asked, start=opened.start,
         )  # fmt: skip
         ranks.barrier()
         try:
@@ -235,7 +262,8 @@ class Pipeline:
             name=stage.title, type=type(stage).__name__, key=key, folder=folder, models=dict(result.models),
             metrics=dict(result.metrics), data=dict(result.data), proofs=dict(result.proofs),
             samples=[dict(sample) for sample in result.samples], settings=settings,
-            seconds=round(time.monotonic() - begun, 3), measured=_measured(peak, folder),
+            seconds=round(time.monotonic() - begun, 3), intervals=dict(result.intervals),
+            measured=_measured(peak, folder),
         )  # fmt: skip
         record.write(self.run_dir)
         remove_checkpoints(folder)
@@ -272,7 +300,9 @@ class Pipeline:
 
     def _default_run_dir(self) -> Path:
         names = "-".join(stage.title for stage in self.stages)
-        written = [as_plain(stage) for stage in self.stages], str(self.model), self.seed
+        plain = [(stage, as_plain(stage)) for stage in self.stages]
+        settings = [{k: v for k, v in each.items() if k not in stage.unkeyed} for stage, each in plain]
+        written = settings, str(self.model), self.seed
         return Path("runs").resolve() / f"{names[:60]}-{digest_of(written)[:8]}"
 
     def _check_run_dir(self) -> None:
@@ -328,6 +358,7 @@ class _Opened:
 
     folder: Path
     roles: Mapping[str, ModelRef]
+    start: ModelRef
     asked: tuple[str, ...]
     plan: StagePlan | None
     watch: Watch | None  # None on a rank that does not write
@@ -359,7 +390,9 @@ def _is_subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
     return all(name in rest for name in short)
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
-    pairs = [(name, metrics[f"{name}_before"], metrics[f"{name}_after"]) for name in
-             (key.removesuffix("_before") for key in metrics if key.endswith("_before"))]  # fmt: skip
-    return "  ".join(f"{name} {before:.3f} -> {after:.3f}" for name, before, after in pairs[:2])
+def _headline(record: StageRecord) -> str:
+    found = [
+        f"{one.name} {one.before:.3f} -> {one.after:.3f}" + " (inside the noise)" * one.is_noise
+        for one in record.changes
+    ] or [f"{name} {record.metrics[name]:.3f}" for name in record.intervals]
+    return "  ".join(found[:2])

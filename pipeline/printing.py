@@ -9,7 +9,10 @@ from .settings import Setting
 from .stage import StagePlan
 
 if TYPE_CHECKING:
-    from .run import Run, StageRecord
+    from rich.table import Table
+
+    from .interval import Interval
+    from .run import Change, Run, StageRecord
 
 
 def print_settings(stages: Sequence[tuple[str, str, Sequence[Setting]]]) -> None:
@@ -67,17 +70,17 @@ def print_summary(run: Run) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table("stage", "metric", "before", "after", "seconds", title="Before and after, on held-out rows")
-    for record in run:
-        for place, (name, before, after) in enumerate(_changes(record)):
-            first = (record.name, f"{record.seconds:.0f}") if place == 0 else ("", "")
-            table.add_row(first[0], name, f"{before:.4f}", f"{after:.4f}", first[1])
-    console.print(table)
-    rows = Table("stage", "read", "trained on", "held out", "cut", "dropped", title="Rows")
+    for table in (_changes_table(run), _moved_table(run), _values_table(run)):
+        if table.row_count:
+            console.print(table)
+    rows = Table("stage", "seconds", "read", "trained on", "held out", "cut", "dropped", title="Rows")
     for record in run:
         counts = [f"{count:,}" for count in record.row_counts.values()]
-        rows.add_row(record.name, *counts)
+        rows.add_row(record.name, f"{record.seconds:.0f}", *counts)
     console.print(rows)
+    for record in run:
+        if record.rolled_back:
+            console.print(f"{record.name} was rolled back: {record.rolled_back}", markup=False)
     proofs = Table("stage", "proof", "measured", title="Proofs of the hand-overs")
     for record in run:
         for name, value in record.proofs.items():
@@ -93,9 +96,69 @@ def print_summary(run: Run) -> None:
     console.print(f"Run folder: {run.folder}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _changes(record: StageRecord) -> Iterator[tuple[str, Any, Any]]:
-    found = [name.removesuffix("_before") for name in record.metrics if name.endswith("_before")]
-    for name in found:
-        yield name, record.metrics[f"{name}_before"], record.metrics[f"{name}_after"]
-    if not found:
-        yield "none (no held-out rows)", float("nan"), float("nan")
+def _changes_table(run: Run) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Before and after, on held-out rows")
+    for name in ("stage", "metric", "before", "after", "change, 95 %"):
+        table.add_column(name, no_wrap=name != "metric")
+    for record in run:
+        for place, row in enumerate(_rows_of(record)):
+            table.add_row(record.name if place == 0 else "", *row)
+    return table
+
+
+def _moved_table(run: Run) -> Table:
+    """How far policies are from where they came from."""
+    from rich.table import Table
+
+    table = Table(
+        "stage", "on", "KL from input", "from base", "same token as input", title="Moved, in nats per token"
+    )
+    for record in run:
+        for rows in _MOVED_ON:
+            if f"{rows}_kl_input" in record.metrics:
+                shown = [
+                    f"{record.metrics[f'{rows}_{name}']:{form}}"
+                    for name, form in (("kl_input", ".4f"), ("kl_base", ".4f"), ("agreement_input", ".1%"))
+                ]
+                table.add_row(record.name, _MOVED_ON[rows], *shown)
+    return table
+
+
+_MOVED_ON = {"neutral": "neutral text", "own": "own held-out rows"}
+
+
+def _values_table(run: Run) -> Table:
+    """What was measured once."""
+    from rich.table import Table
+
+    table = Table("stage", "metric", "value", "95 %", "rows", title="Measured")
+    for record in run:
+        changed = {f"{one.name}_{when}" for one in record.changes for when in ("before", "after", "change")}
+        for name, interval in record.intervals.items():
+            if name not in changed and "_kl_" not in name and "_agreement_" not in name:
+                shown = name.replace("_", " "), _number(record.metrics[name])
+                table.add_row(record.name, *shown, _bounds(interval), str(interval.rows))
+    return table
+
+
+def _rows_of(record: StageRecord) -> Iterator[tuple[str, str, str, str]]:
+    for one in record.changes:
+        yield one.name.replace("_", " "), _number(one.before), _number(one.after), _sureness(one)
+    if not record.changes and not record.intervals:
+        yield "none (no held-out rows)", "-", "-", ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _sureness(change: Change) -> str:
+    if change.interval is None:
+        return ""
+    return "inside the noise" if change.is_noise else _bounds(change.interval, "+")
+
+
+def _bounds(interval: Interval, sign: str = "") -> str:
+    return f"{interval.low:{sign}.3g} to {interval.high:{sign}.3g}"

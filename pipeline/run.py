@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,27 @@ from posttrain.errors import CorruptArtifactError, NoSuchStageError, RunFolderEr
 
 from .durable import read_sealed, write_sealed
 from .events import METRICS, read_metrics
+from .interval import Interval
 from .model_ref import ModelRef
 
 RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
 REPORT_FILE = "report.html"  # written by a watcher
+
+
+@dataclass(frozen=True)
+class Change:
+    """A held-out number before and after a stage."""
+
+    name: str
+    before: float
+    after: float
+    interval: Interval | None  # of the paired difference; None where the number is not one of rows
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether other held-out rows might have shown no change."""
+        return self.interval is not None and self.interval.holds_zero
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,8 +50,10 @@ class StageRecord:
     samples: Sequence[Mapping[str, str]]
     settings: Sequence[Mapping[str, Any]]
     seconds: float  # wall time of the attempt that finished it
+    intervals: Mapping[str, Interval] = field(default_factory=dict)  # by metric, and by "<metric>_change"
     # Of that attempt: peak_memory_bytes (above what the process held before; on a GPU the allocator's), disk_bytes.
     measured: Mapping[str, int] = field(default_factory=dict)
+    rolled_back: str = ""  # why the chain went on from the model before it
 
     def __repr__(self) -> str:
         numbers = {name: round(value, 4) for name, value in self.metrics.items()}
@@ -59,6 +77,20 @@ class StageRecord:
             for name in ("cut", "dropped")
         }
 
+    @property
+    def changes(self) -> list[Change]:
+        """What was measured before and after."""
+        names = [name.removesuffix("_before") for name in self.metrics if name.endswith("_before")]
+        return [
+            Change(
+                name,
+                self.metrics[f"{name}_before"],
+                self.metrics[f"{name}_after"],
+                self.intervals.get(f"{name}_change"),
+            )
+            for name in names
+        ]
+
     def verify(self) -> None:
         """Raises CorruptArtifactError when a file of the stage's models changed since it was committed."""
         for model in self.models.values():
@@ -73,7 +105,8 @@ class StageRecord:
     def write(self, run_dir: Path) -> None:
         """Commit the record: from here on the stage is finished."""
         value = {name: getattr(self, name) for name in (*_PLAIN, *_LATER)} | {
-            "models": {role: model.as_dict(run_dir) for role, model in self.models.items()}
+            "models": {role: model.as_dict(run_dir) for role, model in self.models.items()},
+            "intervals": {name: one.as_dict() for name, one in self.intervals.items()},
         }
         write_sealed(self.folder / STAGE_FILE, value)
 
@@ -87,8 +120,11 @@ class StageRecord:
             return None
         value = read_sealed(folder / STAGE_FILE)
         models = {role: ModelRef.from_dict(model, run_dir) for role, model in value["models"].items()}
-        later = {name: value[name] for name in _LATER if name in value}
-        return cls(folder=folder, models=models, **{name: value[name] for name in _PLAIN}, **later)
+        intervals = {name: Interval.from_dict(one) for name, one in value.get("intervals", {}).items()}
+        plain = {name: value[name] for name in _PLAIN} | {
+            name: value[name] for name in _LATER if name in value
+        }
+        return cls(folder=folder, models=models, intervals=intervals, **plain)
 
 
 _PLAIN = ("name", "type", "key", "metrics", "data", "proofs", "samples", "settings", "seconds")
@@ -137,7 +173,9 @@ class Run:
         return self._latest("token_classifier")
 
     def _latest(self, role: str) -> ModelRef | None:
-        made = [record.models[role] for record in self.stages.values() if role in record.models]
+        made = [
+            one.models[role] for one in self.stages.values() if role in one.models and not one.rolled_back
+        ]
         return made[-1] if made else None
 
     @classmethod
@@ -154,7 +192,7 @@ class Run:
         for entry in value["stages"]:
             record = StageRecord.read(folder / entry["folder"], folder) if entry["folder"] else None
             if record is not None:
-                records[entry["name"]] = record
+                records[entry["name"]] = replace(record, rolled_back=entry.get("rolled_back", ""))
         return cls(folder, records, ModelRef.from_dict(value["start"], folder))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.errors import SettingError
 
+from .interval import Interval
 from .model_folder import Head
 from .ranks import Ranks
 from .settings import CheckedSettings, Setting, as_plain
@@ -35,6 +36,7 @@ class StageContext:
         default_factory=Ranks
     )  # the processes that run the stage together; the main one writes
     asked: tuple[str, ...] = ()  # rendered prompts that stages before answered, to be asked again
+    start: ModelRef | None = None  # what the chain started from
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class StageResult:
     data: Mapping[str, Any] = field(default_factory=dict)  # counts of kept, cut, dropped rows ...
     proofs: Mapping[str, float] = field(default_factory=dict)  # what the hand-over measured
     samples: Sequence[Mapping[str, str]] = ()  # {"prompt", "answer"}
+    # By the name of a metric; "loss_change" is the paired difference of "loss_before" and "loss_after".
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class Stage(CheckedSettings):
     needs: ClassVar[tuple[str, ...]] = ()
     makes: ClassVar[str | None] = None
     heads: ClassVar[tuple[Head, ...]] = ()  # the kinds of model that it can start from; () takes any
+    # Settings that change no result: no part of the key, so that a stage whose others are the same is not run again.
+    unkeyed: ClassVar[tuple[str, ...]] = ()
     name: str | None = field(default=None, kw_only=True)
 
     @property
@@ -94,6 +100,10 @@ class Stage(CheckedSettings):
         """The stage with what it leaves open decided for the pipeline's model; most leave nothing open."""
         return self
 
+    def following(self, before: Sequence[Stage]) -> Stage:
+        """The stage with what it takes over from the stages before it; most take over models alone."""
+        return self
+
     def check(self, before: Sequence[Stage]) -> None:
         """Refuse, without torch, what cannot work after the stages `before` this one."""
 
@@ -106,7 +116,15 @@ class Stage(CheckedSettings):
 
     def identity(self) -> Mapping[str, Any]:
         """What decides the result besides models, seed and versions; part of the cache key. Needs no torch."""
-        return {key: value for key, value in as_plain(self).items() if key != "name"}
+        return {key: value for key, value in as_plain(self).items() if key not in ("name", *self.unkeyed)}
+
+    def verdict(self, metrics: Mapping[str, float]) -> str | None:
+        """Why the previous model is handed on instead of the one made here; None where the stage's own is.
+
+        Asked of the finished stage at every run, so that a changed gate needs no new training. Raises GateError where
+        the chain must stop.
+        """
+        return None
 
     def plan(self, inputs: Mapping[str, ModelRef]) -> StagePlan | None:
         """What the stage will cost, or None when it has nothing to say."""

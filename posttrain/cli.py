@@ -21,7 +21,7 @@ from posttrain.commands.resume import resume
 from posttrain.commands.run import print_run, run
 from posttrain.commands.runs import runs
 from posttrain.commands.show import show
-from posttrain.errors import PosttrainError
+from posttrain.errors import GateError, PosttrainError
 
 if TYPE_CHECKING:
     from posttrain.pipeline import Pipeline
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def _guarded(command: Callable[[], Any]) -> None:
-    """A user's error is one sentence and exit code 2; an interruption ends with exit code 75."""
+    """A user's error is one sentence and exit code 2, a gate's 3; an interruption ends with exit code 75."""
     try:
         command()
     except PosttrainError as error:
         if isinstance(error, SystemExit):
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, GateError) else 2)
 
 
 if __name__ == "__main__":

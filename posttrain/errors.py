@@ -29,6 +29,9 @@ PosttrainError
 │   ├── SamplerError                    vLLM does not answer, or not as the policy
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
+├── GateError                           a finished stage did not reach what it must; exit code 3
+│   ├── RequirementError                a number of `require` was not reached
+│   └── ForgettingError                 the model moved further from its input than `max_forgetting` allows
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── ProcessDiedError                    a process that helped to prepare data ended before its work was done
 ├── DiskSpaceError (OSError)            the disk is full, or would be
@@ -155,6 +158,18 @@ class RewardGateError(TrainingError):
 
 class NoValidCheckpointError(TrainingError):
     """All checkpoints of a stage are damaged."""
+
+
+class GateError(PosttrainError):
+    """The chain stops behind a stage that did not reach what it must; the stage is finished and kept."""
+
+
+class RequirementError(GateError):
+    """A number of `require` was not reached."""
+
+
+class ForgettingError(GateError):
+    """The model moved further from its input than `max_forgetting` allows."""
 
 
 class NotEnoughMemoryError(PosttrainError, MemoryError):

@@ -3,6 +3,7 @@
 from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
+from .evaluate import Evaluate
 from .groups import GRPO, RLOO
 from .kto import KTO
 from .online import VLLM, RewardModelRef
@@ -52,6 +53,7 @@ __all__ = [
     "AdaLoRA",
     "Adapter",
     "Classifier",
+    "Evaluate",
     "Freeze",
     "Full",
     "GradualUnfreeze",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..data_formats import Kind
 from ..pipeline.settings import check_number, refuse
 from .evaluation import Row, answer_rows, log_probs
-from .reward_model import pair_metrics
-from .training_stage import Metrics, TrainingStage
+from .reward_model import pairs_measured
+from .training_stage import TrainingStage
 from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 LN_2 = math.log(2.0)
 
@@ -61,20 +62,20 @@ class DPO(TrainingStage):
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """loss (nats), accuracy and margin against the policy as it starts, which is the reference."""
         rows = pair_rows(held_out)
         reference = log_probs(model, rows, pad_id).sums
 
-        def measure(model: Any) -> Metrics:
+        def measure(model: Any) -> Measured:
             return self._margins(log_probs(model, rows, pad_id).sums, reference)
 
         return self._margins(reference, reference), measure
 
-    def _margins(self, policy: Sequence[float], reference: Sequence[float]) -> Metrics:
+    def _margins(self, policy: Sequence[float], reference: Sequence[float]) -> Measured:
         ratios = [self.beta * (p - r) for p, r in zip(policy, reference, strict=True)]
         half = len(ratios) // 2
-        return pair_metrics(
+        return pairs_measured(
             [chosen - rejected for chosen, rejected in zip(ratios[:half], ratios[half:], strict=True)]
         )
 

@@ -42,7 +42,7 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
 
     sums, counts = [0.0] * len(rows), [0] * len(rows)
     with evaluating(model):
-        for chosen in _batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
+        for chosen in batches([len(ids) for ids, _ in rows], _LOGIT_BYTES / 4 / model.config.vocab_size):
             ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
             labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
@@ -75,7 +75,7 @@ def scores(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[float
     """What a reward model gives to each row of token ids; dropout off, no gradients."""
     out = [0.0] * len(rows)
     with evaluating(model):
-        for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
+        for chosen in batches([len(ids) for ids in rows], _SCORED_TOKENS):
             ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
             logits_B1 = _forward(model, ids_BT, mask_BT)
             for i, score in zip(chosen, logits_B1[:, 0].float().tolist(), strict=True):
@@ -87,31 +87,33 @@ def head_logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> list[
     """What a classification head gives to each row of token ids, float32 on the CPU: (classes,), or (T, tags)."""
     out: list[Any] = [None] * len(rows)
     with evaluating(model):
-        for chosen in _batches([len(ids) for ids in rows], _SCORED_TOKENS):
+        for chosen in batches([len(ids) for ids in rows], _SCORED_TOKENS):
             ids_BT, mask_BT = pad([rows[i] for i in chosen], pad_id, model.device)
             for i, values in zip(chosen, _forward(model, ids_BT, mask_BT).float().cpu(), strict=True):
                 out[i] = values[: len(rows[i])] if values.dim() == 2 else values
     return out
 
 
-def answer_loss(model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> float:
-    """Nats per token that a sequence-to-sequence model gives to the answers of (prompt ids, answer ids)."""
+def answer_log_probs(
+    model: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int
+) -> LogProbs:
+    """What a sequence-to-sequence model gives to the answers of (prompt ids, answer ids)."""
     import torch
 
-    total, count = 0.0, 0
+    sums = [0.0] * len(rows)
     room = _LOGIT_BYTES / 4 / model.config.vocab_size
     with evaluating(model):
-        for chosen in _batches([max(map(len, row)) for row in rows], room):
+        for chosen in batches([max(map(len, row)) for row in rows], room):
             ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
             labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
             read_BT = model.prepare_decoder_input_ids_from_labels(labels_BT)
             logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, decoder_input_ids=read_BT).logits
-            loss = torch.nn.functional.cross_entropy(
-                logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="sum"
+            losses_N = torch.nn.functional.cross_entropy(
+                logits_BTV.flatten(0, 1).float(), labels_BT.flatten(), reduction="none"
             )
-            total += float(loss)
-            count += int((labels_BT != -100).sum())
-    return total / count
+            for i, loss in zip(chosen, losses_N.view_as(labels_BT).double().sum(1).tolist(), strict=True):
+                sums[i] = -loss
+    return LogProbs(sums, [len(answer) for _, answer in rows])
 
 
 def _forward(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
@@ -153,12 +155,14 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens:
 _ASKED_AT_ONCE = 32
 
 
-def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[list[Question], list[Answer]]:
-    """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows."""
+def answers(
+    model: Any, tokenizer: Any, questions: Sequence[Question], *, within_budget: bool = True
+) -> tuple[list[Question], list[Answer]]:
+    """(the questions asked, the model's greedy answers to them); as many as the budget of `questions` allows, or all."""
     from ..data_formats.questions import affordable
     from ..data_formats.scoring.metrics import Answer
 
-    asked = affordable(questions)
+    asked = affordable(questions) if within_budget else list(questions)
     found = []
     for at in range(0, len(asked), _ASKED_AT_ONCE):
         batch = asked[at : at + _ASKED_AT_ONCE]
@@ -171,6 +175,18 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[
             shown = tokenizer.decode(said, skip_special_tokens=model.config.is_encoder_decoder)
             found.append(Answer(shown.strip(), bool(ends)))
     return asked, found
+
+
+def continuations(
+    model: Any, ids: Sequence[Sequence[int]], max_new_tokens: int, pad: int, stops: Sequence[int]
+) -> list[list[int]]:
+    """Greedy answers to prompts of any number, up to and without their stop tokens."""
+    found = []
+    for at in range(0, len(ids), _ASKED_AT_ONCE):
+        for row in _continue(model, ids[at : at + _ASKED_AT_ONCE], max_new_tokens, pad, stops):
+            ends = [i for i, token in enumerate(row) if token in stops]
+            found.append(row[: ends[0]] if ends else row)
+    return found
 
 
 def _continue(
@@ -215,7 +231,7 @@ def evaluating(model: Any) -> Iterator[None]:
             model.forward = autocast
 
 
-def _batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], tokens: float) -> Iterator[list[int]]:
     """Indices of rows of similar length, longest first, in batches of at most `tokens` padded tokens (or one row)."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

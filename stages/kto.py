@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..data_formats import Kind
 from ..pipeline.settings import check_number, refuse
 from .evaluation import Row, answer_rows, log_probs
-from .training_stage import Metrics, TrainingStage
+from .training_stage import TrainingStage
 from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,28 @@ class KTO(TrainingStage):
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """loss, and beta times the mean log-ratio of the good and of the bad answers (nats) and their difference."""
+        from .intervals import Measured
+
         table = mismatched(held_out, max(2, len(held_out)))
         rows = answer_rows(table, "completion_ids") + answer_rows(table, "KL_completion_ids")
         reference = log_probs(model, rows, pad_id).sums
         labels = [bool(label) for label in held_out.numbers["label"]]
 
-        def measure(model: Any) -> Metrics:
-            policy = log_probs(model, rows, pad_id).sums
+        def measured(policy: Sequence[float]) -> Measured:
             ratios = [p - r for p, r in zip(policy, reference, strict=True)]
-            return self._metrics(ratios[: len(labels)], ratios[len(labels) :], labels)
+            own, others = ratios[: len(labels)], ratios[len(labels) :]
+            return Measured(
+                len(labels),
+                lambda at: self._metrics(*([each[i] for i in at] for each in (own, others, labels))),
+            )
 
-        return self._metrics([0.0] * len(labels), [0.0], labels), measure
+        return measured(reference), lambda model: measured(log_probs(model, rows, pad_id).sums)
 
-    def _metrics(self, ratios: Sequence[float], others: Sequence[float], labels: Sequence[bool]) -> Metrics:
+    def _metrics(
+        self, ratios: Sequence[float], others: Sequence[float], labels: Sequence[bool]
+    ) -> dict[str, float]:
         kl = max(0.0, sum(others) / len(others))
         losses = kto_losses(ratios, labels, kl, self.beta, (self.desirable_weight, self.undesirable_weight))
         of = {

@@ -11,10 +11,11 @@ from ..pipeline.heads import Labels
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import refuse
 from .evaluation import head_logits
-from .training_stage import Metrics, TrainingStage
+from .training_stage import TrainingStage
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class LabelledStage(TrainingStage):
         super().__post_init__()
 
     @abstractmethod
-    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Metrics:
+    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Measured:
         """What the head's scores of rows are worth against their gold: numbers, and a table by label."""
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """The numbers of `head_metrics`."""
         rows = [held_out.row(i) for i in range(len(held_out))]
 
-        def measure(model: Any) -> Metrics:
+        def measure(model: Any) -> Measured:
             logits = head_logits(model, [row["input_ids"] for row in rows], pad_id)
             return self.head_metrics(logits, [row[self.gold] for row in rows], Labels.of(model.config))
 

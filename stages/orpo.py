@@ -11,11 +11,12 @@ from ..data_formats import Kind
 from ..pipeline.settings import check_number, refuse
 from .dpo import pair_rows
 from .evaluation import log_probs
-from .training_stage import Metrics, TrainingStage
+from .training_stage import TrainingStage
 from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,32 @@ class ORPO(TrainingStage):
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """loss; nll (nats per token of the chosen answers); accuracy and margin of the log odds."""
+        import numpy as np
+
+        from .intervals import Measured
+
         rows, half = pair_rows(held_out), len(held_out)
 
-        def measure(model: Any) -> Metrics:
+        def measure(model: Any) -> Measured:
             found = log_probs(model, rows, pad_id)
-            means = [total / count for total, count in zip(found.sums, found.counts, strict=True)]
-            ratios = [
-                log_odds_ratio(chosen, rejected)
-                for chosen, rejected in zip(means[:half], means[half:], strict=True)
-            ]
-            nll = -sum(found.sums[:half]) / sum(found.counts[:half])
-            return {
-                "loss": nll + self.beta * sum(math.log1p(math.exp(-ratio)) for ratio in ratios) / half,
-                "nll": nll,
-                "accuracy": sum(ratio > 0 for ratio in ratios) / half,
-                "margin": sum(ratios) / half,
-            }
+            sums, counts = np.array(found.sums), np.array(found.counts)
+            means = (sums / counts).tolist()
+            ratios = np.array(
+                [log_odds_ratio(*pair) for pair in zip(means[:half], means[half:], strict=True)]
+            )
+
+            def of(at: np.ndarray) -> dict[str, float]:
+                nll = float(-sums[at].sum() / counts[at].sum())  # the chosen answers come first
+                return {
+                    "loss": nll + self.beta * float(np.logaddexp(0, -ratios[at]).mean()),
+                    "nll": nll,
+                    "accuracy": float((ratios[at] > 0).mean()),
+                    "margin": float(ratios[at].mean()),
+                }
+
+            return Measured(half, of)
 
         return measure(model), measure
 

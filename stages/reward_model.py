@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..data_formats import Kind
 from .evaluation import scores
 from .strategies import Task
-from .training_stage import Metrics, TrainingStage
+from .training_stage import TrainingStage
 from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,29 @@ class RewardModel(TrainingStage):
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """loss (nats), accuracy (share of pairs ranked rightly), margin (mean score difference)."""
-        joined = held_out.joined()
-        rows = [joined.row(i) for i in range(len(joined))]
 
-        def measure(model: Any) -> Metrics:
-            values = scores(
-                model, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], pad_id
-            )
-            differences = [c - r for c, r in zip(values, values[len(rows) :], strict=False)]
-            return pair_metrics(differences)
+        def measure(model: Any) -> Measured:
+            return scored_pairs(model, held_out, pad_id)
 
         return measure(model), measure
 
 
-def pair_metrics(differences: Sequence[float]) -> Metrics:
+def scored_pairs(model: Any, table: TokenTable, pad_id: int) -> Measured:
+    """How a reward model ranks pairs."""
+    joined = table.joined()
+    rows = [joined.row(i) for i in range(len(joined))]
+    values = scores(model, [row[side] for side in ("chosen_ids", "rejected_ids") for row in rows], pad_id)
+    return pairs_measured([c - r for c, r in zip(values, values[len(rows) :], strict=False)])
+
+
+def pairs_measured(differences: Sequence[float]) -> Measured:
     """loss -log sigmoid(d) in nats, accuracy (a tie counts half) and mean of the differences chosen - rejected."""
-    count = len(differences)
-    return {
-        "loss": sum(math.log1p(math.exp(-abs(d))) + max(-d, 0.0) for d in differences) / count,
-        "accuracy": sum((d > 0) + 0.5 * (d == 0) for d in differences) / count,
-        "margin": sum(differences) / count,
-    }
+    from .intervals import Measured
+
+    return Measured.means(
+        loss=[math.log1p(math.exp(-abs(d))) + max(-d, 0.0) for d in differences],
+        accuracy=[(d > 0) + 0.5 * (d == 0) for d in differences],
+        margin=differences,
+    )

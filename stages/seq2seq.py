@@ -11,13 +11,15 @@ from posttrain.errors import StrategyError
 from ..data_formats import Kind
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import refuse
-from .evaluation import answer_loss
+from .cpt import token_loss
+from .evaluation import answer_log_probs
 from .strategies import Task
-from .training_stage import Metrics, TrainingStage
+from .training_stage import TrainingStage
 from .trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
+    from .intervals import Measured
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Seq2Seq(TrainingStage):
 
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """loss: nats per token of the answers."""
         rows = [(row["prompt_ids"], row["completion_ids"]) for row in map(held_out.row, range(len(held_out)))]
 
-        def measure(model: Any) -> Metrics:
-            return {"loss": answer_loss(model, rows, pad_id)}
+        def measure(model: Any) -> Measured:
+            return token_loss(answer_log_probs(model, rows, pad_id))
 
         return measure(model), measure

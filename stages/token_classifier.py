@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +11,9 @@ from ..data_formats import Kind
 from ..data_formats.scoring.metrics import span_f1
 from ..data_formats.tokens.tagging import spans_of
 from ..pipeline.heads import Labels
+from .intervals import Measured
 from .labelled_stage import LabelledStage
 from .strategies import Task
-from .training_stage import Metrics
 from .trl_trainers import TrainerKind
 
 
@@ -34,20 +34,20 @@ class TokenClassifier(LabelledStage):
     task: ClassVar[Task] = "token_classifier"
     gold: ClassVar[str] = "labels"
 
-    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Metrics:
+    def head_metrics(self, logits: Sequence[Any], gold: Sequence[Sequence[int]], labels: Labels) -> Measured:
         """loss (nats per tagged token); precision, recall and f1 of exact spans of tokens; and counts by label."""
         return tag_metrics(logits, gold, labels)
 
 
-def tag_metrics(logits: Sequence[Any], tags: Sequence[Sequence[int]], labels: Labels) -> Metrics:
+def tag_metrics(logits: Sequence[Any], tags: Sequence[Sequence[int]], labels: Labels) -> Measured:
     """What the scores (T, tags) of rows are worth against their tags, -100 where a token has none."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    total, golds, saids = 0.0, [], []
+    losses, golds, saids = [], [], []
     for logits_TC, row in zip(logits, tags, strict=True):
         tags_T = torch.tensor(row)
-        total += float(cross_entropy(logits_TC, tags_T, ignore_index=-100, reduction="sum"))
+        losses.append(float(cross_entropy(logits_TC, tags_T, ignore_index=-100, reduction="sum")))
         golds.append(spans_of(row, labels.names))
         saids.append(spans_of(torch.where(tags_T == -100, -100, logits_TC.argmax(-1)).tolist(), labels.names))
     rights = [(Counter(gold) & Counter(said)).elements() for gold, said in zip(golds, saids, strict=True)]
@@ -59,5 +59,11 @@ def tag_metrics(logits: Sequence[Any], tags: Sequence[Sequence[int]], labels: La
                                   (("gold", gold), ("said", said), ("right", right))}
         for name in labels.names if name.startswith("B-")
     }  # fmt: skip
-    count = sum(tag != -100 for row in tags for tag in row)
-    return {"loss": total / count, **span_f1(golds, saids), "labels": by_label}
+    counts = [sum(tag != -100 for tag in row) for row in tags]
+
+    def of(at: Iterable[int]) -> dict[str, float]:
+        chosen = list(at)
+        loss = sum(losses[i] for i in chosen) / sum(counts[i] for i in chosen)
+        return {"loss": loss, **span_f1([golds[i] for i in chosen], [saids[i] for i in chosen])}
+
+    return Measured(len(tags), of, {"labels": by_label})

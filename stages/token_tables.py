@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ..pipeline.cache import cache_folder, keep_folder, remembered_sha256
 from ..pipeline.digests import digest_of
 from ..pipeline.durable import read_json, write_json
 from ..pipeline.heads import LABELS, Labels
+from .replay import with_replay
 
 if TYPE_CHECKING:
     from ..data_formats import DataReport, Question, TokenTable
@@ -33,6 +34,7 @@ class Tables:
     labels: Labels | None = None  # the names of the classes, of rows for a head
     bad_rows: tuple[Path, ...] = ()  # the files of the rows that were put into quarantine
     from_cache: bool = False
+    replayed: int = 0  # rows of earlier stages among the trained ones
 
     @property
     def rows_read(self) -> int:
@@ -56,6 +58,7 @@ class Tables:
             **self.report.as_dict(),
             "rows_read": self.rows_read,
             "rows_held_out": len(self.held_out) if self.held_out else 0,
+            **({"rows_replayed": self.replayed} if self.replayed else {}),
             "held_out": self.held_out_report.as_dict() if self.held_out_report else None,
             "lines": self.lines(),
             "table": self.key,
@@ -72,6 +75,8 @@ class Request:
     kind: Kind
     max_length: int
     overlong: Overlong
+    replay: tuple[Request, ...] = ()  # whose rows are mixed into the trained ones
+    replay_share: float = 0.0  # of the rows trained on
 
     @property
     def source(self) -> Data:
@@ -100,7 +105,13 @@ class Request:
             "max_length": self.max_length,
             "overlong": self.overlong,
             "code": _code_digest(),
+            **self._replay_identity(),
         }
+
+    def _replay_identity(self) -> Mapping[str, Any]:
+        if not self.replay:
+            return {}
+        return {"replay": [one.identity() for one in self.replay], "replay_share": self.replay_share}
 
 
 def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) -> Tables:
@@ -109,6 +120,12 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
     Raises DataError for whatever is wrong with the rows.
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
+    if request.replay:
+        alone = replace(request, replay=(), replay_share=0.0)
+        own, *earlier = (
+            load_tables(one, tokenizer, tokenizer_fingerprint) for one in (alone, *request.replay)
+        )
+        return with_replay(own, earlier, request.replay_share, key)
     folder = cache_folder() / "tables" / key[:32]
     made = keep_folder(folder, lambda aside: _make(request, tokenizer, aside))
     return _read(folder, key, split_off=request.eval_source is None, from_cache=not made)

@@ -12,7 +12,11 @@ from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
 from .data_card import data_card
+from .forgetting import FORGETTING
+from .forgetting.check import ForgettingCheck
+from .gates import check_names
 from .handover import Probe, hand_over, save_artifact
+from .intervals import Measured, before_and_after
 from .proofs import prove_finite
 from .samples import sample_answers
 from .token_tables import load_tables
@@ -31,7 +35,7 @@ class Session(Protocol):
     def prove_start(self) -> None:
         """Take the proofs that must hold before step 1; raises HandoverError."""
 
-    def measure(self) -> Mapping[str, float]:
+    def measure(self) -> Sequence[Measured]:
         """The held-out numbers of the model as it is now; none without held-out rows."""
 
     def fit(self, checkpoint: Path | None) -> None:
@@ -53,6 +57,14 @@ def train(stage: TrainingStage, context: StageContext) -> StageResult:
         gc.unfreeze()
 
 
+def _names(stage: TrainingStage, measured: Sequence[Measured]) -> set[str]:
+    """Of all that the stage will have measured; without held-out rows, only what neutral text shows."""
+    names = {name for one in measured for name in one.numbers}
+    if not stage.checks_forgetting:
+        return names
+    return names | {name for name in FORGETTING if measured or not name.startswith("own_")}
+
+
 def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     events, source = context.events, context.inputs["policy"]
     base = source.find()
@@ -72,6 +84,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     session.prove_start()
     events.phase("measuring before training")
     before = session.measure()
+    check_names(context.name, stage.require, _names(stage, before))
     shown = tables.train if tables.held_out is None else tables.held_out
     talks = ranks.main and stage.task in ("policy", "seq2seq")
     answers_before = session.answers_before()
@@ -90,23 +103,26 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     events.phase("saving and reading back")
     probe = Probe.of(session.model, shown, int(tokenizer.pad_token_id))
     artifact = save_artifact(session.model, tokenizer, stage, source, context.folder, session.hooks)
-    metrics = _before_and_after(before, after) | dict(session.closing_numbers())
+    metrics, intervals = before_and_after(before, after)
+    metrics |= session.closing_numbers()
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     gc.collect()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
     samples = sample_answers(model, tokenizer, shown, context.asked) if talks else []
     for sample, text in zip(samples, answers_before, strict=False):
         sample["before"] = text
+    if stage.checks_forgetting:
+        events.phase("measuring what was forgotten")
+        check = ForgettingCheck(model, tokenizer, tables.held_out)
+        del model
+        numbers, bounds = check.against(source, context.start or source)
+        metrics |= numbers
+        intervals |= bounds
     return StageResult(
         models={stage.makes: made},
         metrics=metrics,
         data=tables.as_dict() | data_card(tables.train, tokenizer, stage.request.max_length),
         proofs=events.proofs,
         samples=samples,
+        intervals=intervals,
     )
-
-
-def _before_and_after(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    return {f"{name}_before": value for name, value in before.items()} | {
-        f"{name}_after": value for name, value in after.items()
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -16,6 +16,7 @@ from ..data_formats.data import described
 from ..pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan, StageResult
 from ..pipeline.model_folder import Head
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
+from .gates import GatedStage, OnRegression, check_forgetting_settings, regression
 from .planner import Auto
 from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
@@ -25,17 +26,15 @@ from .trl_trainers import TrainerKind
 if TYPE_CHECKING:
     from ..data_formats import TokenTable
     from .evaluation import Row
+    from .intervals import Measured
     from .token_tables import Tables
     from .training import Session
 
 Handover = Literal["merge", "continue"]
-Metrics = dict[
-    str, Any
-]  # numbers by name; what is no number, such as a table of confusions, goes into a file
 
 
 @dataclass(frozen=True)
-class TrainingStage(Stage):
+class TrainingStage(GatedStage):
     """The common settings of the stages that train.
 
     strategy: what is trained. data: a file, a folder, a list of rows, Data(...) with settings, or a list of these
@@ -47,6 +46,9 @@ class TrainingStage(Stage):
     max_length: tokens per row. overlong: what to do with longer rows; "error" stops above 1 % of the rows.
     handover: "merge" puts the adapters made so far into the weights and trains a fresh one; "continue" trains the
     last adapter on.
+    require: what must be reached on held-out rows, as in {"accuracy": 0.7}; see GatedStage.
+    max_forgetting: nats per token of KL from the stage's input on neutral text that are allowed.
+    on_regression: "stop" ends the chain where more was forgotten, "rollback" goes on from the model before the stage.
     trainer_args: any other field of TRL's config, by its name there.
     """
 
@@ -61,6 +63,8 @@ class TrainingStage(Stage):
     max_length: int = field(default=1024, kw_only=True)
     overlong: Overlong | None = field(default=None, kw_only=True)
     handover: Handover = field(default="merge", kw_only=True)
+    max_forgetting: float | None = field(default=None, kw_only=True)
+    on_regression: OnRegression = field(default="stop", kw_only=True)
     trainer_args: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     # Setting -> why auto(...) chose it.
     chosen: Mapping[str, str] = field(
@@ -70,6 +74,7 @@ class TrainingStage(Stage):
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     makes: ClassVar[str] = "policy"
     heads: ClassVar[tuple[Head, ...]] = ("causal_lm",)
+    unkeyed: ClassVar[tuple[str, ...]] = (*GatedStage.unkeyed, "max_forgetting", "on_regression")
     kind: ClassVar[Kind]
     trainer: ClassVar[TrainerKind]
     task: ClassVar[Task] = "policy"
@@ -84,6 +89,7 @@ class TrainingStage(Stage):
     has_reference: ClassVar[bool] = False  # whether the loss compares the policy with itself as it started
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         owner = type(self).__name__
         if not isinstance(self.strategy, Strategy):
             made = f"{self.strategy.__name__}()" if isinstance(self.strategy, type) else "LoRA()"
@@ -101,9 +107,14 @@ class TrainingStage(Stage):
         if self.overlong is not None:
             check_choice(owner, "overlong", self.overlong, WAYS[self.kind])
         check_choice(owner, "handover", self.handover, self.handovers)
+        check_forgetting_settings(owner, self.max_forgetting, self.on_regression, self.checks_forgetting)
         if not isinstance(self.trainer_args, Mapping):
             refuse(owner, "trainer_args", self.trainer_args, "a dict of TRL settings")
         self.check_trainer_args()
+
+    def verdict(self, metrics: Mapping[str, float]) -> str | None:
+        super().verdict(metrics)
+        return regression(self.title, self.max_forgetting, self.on_regression, metrics)
 
     def check_trainer_args(self) -> None:
         """Raises SettingError for a key that the trainer's config has not, or that has its place elsewhere."""
@@ -124,6 +135,11 @@ class TrainingStage(Stage):
                 )
             return
         last = makers[-1]
+        if self.handover == "continue" and last.on_regression == "rollback":
+            raise StrategyError(
+                f"Stage {self.title}: handover='continue' trains the adapter of {last.title} on, which "
+                "on_regression='rollback' may put aside; use 'merge' here, or 'stop' there."
+            )
         if self.handover == "continue":
             _check_continue(self, last)
         elif not last.strategy.capabilities.mergeable:
@@ -167,7 +183,16 @@ class TrainingStage(Stage):
     def identity(self) -> Mapping[str, Any]:
         """Settings by value, data by content: the path of a file changes nothing."""
         plain = as_plain(self)
-        hidden = ("name", "data", "eval_data", "max_length", "overlong", "learning_rate", "epochs")
+        hidden = (
+            "name",
+            "data",
+            "eval_data",
+            "max_length",
+            "overlong",
+            "learning_rate",
+            "epochs",
+            *self.unkeyed,
+        )
         return {
             **{name: value for name, value in plain.items() if name not in hidden},
             "learning_rate": self.resolved_learning_rate,
@@ -224,6 +249,11 @@ class TrainingStage(Stage):
         return heads.get(self.task) or cast(Head, self.task)
 
     @property
+    def checks_forgetting(self) -> bool:
+        """Whether the model that it makes is compared with the one it was given."""
+        return self.makes == "policy" and self.task == "policy"
+
+    @property
     def bases(self) -> int:
         """Copies of the model in memory: two where the reference cannot live in the trained one's adapters."""
         return 2 if self.has_reference and self.strategy.capabilities.makes_base else 1
@@ -270,7 +300,8 @@ class TrainingStage(Stage):
             elif name in ("data", "eval_data"):  # rows in memory are data, not a setting to print
                 rows.append(Setting(name, described(getattr(self, name)), "given"))
             else:
-                default = self.__dataclass_fields__[name].default
+                own = self.__dataclass_fields__[name]
+                default = own.default if own.default_factory is MISSING else own.default_factory()
                 rows.append(Setting(name, value, f"default of {kind}" if value == default else "given"))
         rows.append(Setting("bf16", machine.bf16, f"this machine ({machine.name})"))
         checkpointing: tuple[Any, str] = ("auto", "on where the memory estimate of plan() asks for it")
@@ -293,7 +324,7 @@ class TrainingStage(Stage):
     @abstractmethod
     def measuring(
         self, model: Any, held_out: TokenTable, pad_id: int
-    ) -> tuple[Metrics, Callable[[Any], Metrics]]:
+    ) -> tuple[Measured, Callable[[Any], Measured]]:
         """Held-out numbers of the model as it starts, and the function that takes them again later."""
 
     @property

@@ -12,10 +12,10 @@ from posttrain.errors import DiskSpaceError
 
 from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full, write_json
+from .answers import ask
 from .arguments import trainer_arguments
 from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
 from .checkpoints import newest_whole_checkpoint
-from .evaluation import answers
 from .handover import load_for_continuing, load_fresh
 from .machine import this_machine
 from .planner import wants_checkpointing
@@ -26,7 +26,7 @@ from .trl_api import make_trainer
 from .trl_trainers import RowRollouts
 
 if TYPE_CHECKING:
-    from .training_stage import Metrics as Numbers
+    from .intervals import Measured
     from .training_stage import TrainingStage
 
 
@@ -57,7 +57,7 @@ class TrlSession:
     ) -> None:
         self._stage, self._context, self._tables = stage, context, tables
         self._tokenizer, self._pad_id = tokenizer, int(tokenizer.pad_token_id)
-        self._measure: Callable[[Any], Numbers] | None = None
+        self._measure: Callable[[Any], Measured] | None = None
         self._kept: dict[str, list[Mapping[str, Any]]] = {}  # by file: what was found before and after
         self.model, self._reference = trained.model, trained.reference
         scratch = context.folder / "scratch"
@@ -108,37 +108,21 @@ class TrlSession:
             difference = prove_reference(self.model, self._reference, rows, self._pad_id)
             self._context.events.prove("reference_difference_nats", difference)
 
-    def measure(self) -> Mapping[str, float]:
+    def measure(self) -> Sequence[Measured]:
         if self._tables.held_out is None:
-            return {}
+            return []
         if self._measure is None:
             found, self._measure = self._stage.measuring(self.model, self._tables.held_out, self._pad_id)
         else:
             found = self._measure(self.model)
-        numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
-        if len(numbers) < len(found):
-            self._keep(BY_LABEL, found)
-        return numbers if not self._stage.answers_questions else {**numbers, **self._judged_answers()}
-
-    def _judged_answers(self) -> Numbers:
-        """What the format's own metric says about answers to held-out rows; the answers are kept for people to read."""
-        from ..data_formats.questions import score
-
-        if not self._tables.questions:
-            return {}
-        asked, said = answers(self.model, self._tokenizer, self._tables.questions)
-        numbers, details = score(asked, said, self._stage.request.formats)
-        kept = [
-            {
-                "prompt": self._tokenizer.decode(question.prompt_ids),
-                "gold": question.gold,
-                "answer": answer.text,
-                "stopped": answer.stopped,
-            }
-            for question, answer in zip(asked, said, strict=True)
-        ]
-        self._keep(ANSWERS, {**numbers, **details, "answers": kept})
-        return numbers
+        if found.details:
+            self._keep(BY_LABEL, {**found.numbers, **found.details})
+        if not self._stage.answers_questions or not self._tables.questions:
+            return [found]
+        formats = self._stage.request.formats
+        answered = ask(self.model, self._tokenizer, self._tables.questions, formats)
+        self._keep(ANSWERS, answered.as_dict())
+        return [found, *answered.measured]
 
     def _keep(self, name: str, found: Mapping[str, Any]) -> None:
         """Write into the stage's folder what people may want to read beside the numbers."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from posttrain.stages.forgetting import limits
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network is a defect
 
 _WORDS = [
@@ -71,6 +73,15 @@ def short_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def rows() -> dict[str, list[dict[str, Any]]]:
     return make_rows()
+
+
+@pytest.fixture(autouse=True)
+def small_forgetting_check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests of mechanics need no interval worth reading, and the random model has 49,152 tokens."""
+    if "test_forgetting" not in request.node.nodeid:
+        monkeypatch.setattr(limits, "TEXT_TOKENS", 4)
+        monkeypatch.setattr(limits, "OWN_ROWS", 4)
+        monkeypatch.setattr(limits, "OWN_TOKENS", 8)
 
 
 @pytest.fixture

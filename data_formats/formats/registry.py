@@ -12,6 +12,7 @@ from ..examples import WAYS, WRITTEN_AS, Kind
 from ..fields import FAMILIES, MEANINGFUL, listed, type_name
 from ..format import DataFormat
 from .alpaca import ALPACA, ALPACA_RANKING
+from .bfcl import BFCL
 from .classification import CLASSIFICATION, CLASSIFICATION_ROWS
 from .extraction import EXTRACTION, EXTRACTION_SPANS
 from .openai_messages import OPENAI_MESSAGES, OPENAI_TOOLS, SWIFT_RANKING
@@ -32,6 +33,7 @@ _FORMATS = [  # of two that recognise a row, the first takes it
     ROUNDS,
     ALPACA,
     PROMPT_COMPLETION,
+    BFCL,
     QA,
     SQUAD,
     CLASSIFICATION,

@@ -55,7 +55,7 @@ def _read(row: Row, place: str, options: Mapping[str, str]) -> Conversation:
 
 
 def translation_metric(golds: Sequence[Gold], answers: Sequence[metrics.Answer]) -> Mapping[str, float]:
-    """chrF (Popović 2015) by sacrebleu, 0 to 100."""
+    """chrF (Popović 2015), 0 to 100."""
     references = [gold["answers"][0] for gold in golds]
     return {
         "chrf": metrics.chrf([answer.text for answer in answers], references),

@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from importlib import import_module
+from functools import lru_cache
 from itertools import chain
 from statistics import fmean
 from string import punctuation
 from typing import Any
 
-from posttrain.errors import ConfigurationError, DataError, SettingError
+from posttrain.errors import DataError, SettingError
 
-from .calls import calls_in
+from .calls import Found, calls_in
 
 Span = tuple[str, str]  # label, text
 
@@ -39,7 +39,7 @@ def stop_rate(answers: Sequence[Answer]) -> float:
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
     """1.0 if the answer is one of the references, after normalisation (SQuAD, Rajpurkar et al. 2016)."""
-    return max(float(_words(answer) == _words(one)) for one in _some_references(references))
+    return max(_equal(answer, one) for one in _some_references(references))
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
@@ -48,7 +48,7 @@ def token_f1(answer: str, references: Sequence[str]) -> float:
     Scripts written without spaces count by the character, as in CMRC 2018 (Cui et al. 2019); their overlap is
     SQuAD's bag of tokens, not CMRC's longest common part.
     """
-    return max(_shared(_words(answer), _words(one)) for one in _some_references(references))
+    return max(_overlap(answer, one) for one in _some_references(references))
 
 
 def classification(labels: Sequence[str], gold: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
@@ -105,7 +105,7 @@ def call_scores(golds: Sequence[Sequence[Mapping[str, Any]]], answers: Sequence[
     that try to call, the share with no broken attempt. An answer with a broken attempt matches nothing.
     """
     _check_paired(golds, answers)
-    found = [calls_in(answer) for answer in answers]
+    found = [_found(answer) for answer in answers]
     said = [[call.as_dict() for call in one.calls] for one in found]
     whole = [not one.broken for one in found]
     tried = [not one.broken for one in found if one.calls or one.broken]
@@ -133,13 +133,19 @@ def span_f1(gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]])
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """chrF of a corpus, 0 to 100 (Popović 2015), one reference for each answer."""
+    """chrF2 of a corpus, 0 to 100 (Popović 2015), one reference for each answer; sacrebleu's chrF2.
+
+    F2 of the mean precision and mean recall over character n-grams of 1 to 6, without white space. An order of which a
+    reference has none is not counted in its answer; one of which all have none is left out.
+    """
     _check_paired(references, answers)
-    try:
-        sacrebleu = import_module("sacrebleu")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("chrF needs the package sacrebleu; run: pip install sacrebleu") from error
-    return float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score)
+    counted = [_character_ngrams(*pair) for pair in zip(answers, references, strict=True)]
+    orders = [[sum(column) for column in zip(*order, strict=True)] for order in zip(*counted, strict=True)]
+    shares = [(hits / said, hits / wanted) for hits, said, wanted in orders if said and wanted]
+    if not shares:
+        return 0.0
+    precision, recall = (fmean(column) for column in zip(*shares, strict=True))
+    return 100 * 5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0
 
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -156,10 +162,37 @@ def _words(text: str) -> list[str]:
     return next(filter(None, kept), [])
 
 
-def _shared(one: list[str], other: list[str]) -> float:
-    if not one and not other:
+# An interval judges the same answers a thousand times: what a pair of texts gives is kept.
+_kept = lru_cache(maxsize=4096)
+
+
+@_kept
+def _equal(one: str, other: str) -> float:
+    return float(_words(one) == _words(other))
+
+
+@_kept
+def _overlap(one: str, other: str) -> float:
+    mine, theirs = _words(one), _words(other)
+    if not mine and not theirs:
         return 1.0
-    return _f1((Counter(one) & Counter(other)).total(), len(one), len(other))
+    return _f1((Counter(mine) & Counter(theirs)).total(), len(mine), len(theirs))
+
+
+@_kept
+def _character_ngrams(answer: str, reference: str) -> tuple[tuple[int, int, int], ...]:
+    """Of 1 to 6 characters: (those that both have, the answer's, the reference's)."""
+    said, wanted = ("".join(text.split()) for text in (answer, reference))
+    counted = []
+    for n in range(1, 7):
+        mine, theirs = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (said, wanted))
+        counted.append(((mine & theirs).total(), mine.total() if theirs else 0, theirs.total()))
+    return tuple(counted)
+
+
+@_kept
+def _found(answer: str) -> Found:
+    return calls_in(answer)
 
 
 def _f1(hits: int, said: int, wanted: int) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...pipeline import StageContext
 from ...pipeline.events import StageEvents
 from .. import callbacks
+from ..intervals import Measured
 from ..online.health import alarms
 from ..online.rollouts import Judged, Rollouts
 from ..online.sampling import Answer, row_seed
@@ -39,7 +40,7 @@ class GroupSession(TrlSession):
     def prove_start(self) -> None:
         self._rollouts.prove_start(self._tables.train, self._context.events.prove)
 
-    def measure(self) -> Mapping[str, float]:
+    def measure(self) -> Sequence[Measured]:
         return self._rollouts.measure(self._tables.held_out)
 
     def answers_before(self) -> Sequence[str]:

@@ -110,7 +110,7 @@ class Judges:
         if self.adapter is not None:
             parts[self._adapter_name] = self._shared_scores(answered)
         for name, (model, tokenizer) in self._others.items():
-            parts[name] = _scores_of_texts(model, tokenizer, answered)
+            parts[name] = scores_of_texts(model, tokenizer, answered)
         for name, values in parts.items():
             if any(value != value or abs(value) == float("inf") for value in values):
                 raise RewardError(f"The reward {name} gave NaN or infinity; look at its model.")
@@ -136,7 +136,7 @@ class Judges:
         return out
 
 
-def _scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[float]:
+def scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[float]:
     """A model of its own reads the texts, in its own template and tokens."""
     rows = []
     for prompt, completion in zip(answered.prompts, answered.completions, strict=True):

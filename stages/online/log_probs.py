@@ -32,7 +32,7 @@ def answer_log_probs(
     head, config = model.get_output_embeddings(), model.config.get_text_config()
 
     def of_chunk(hidden_CH: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor]:
-        logits_CV = _scaled(head(hidden_CH), config).float()
+        logits_CV = scaled(head(hidden_CH), config).float()
         if temperature != 1.0:
             logits_CV = logits_CV / temperature
         log_z_C = torch.logsumexp(logits_CV, -1)
@@ -57,7 +57,7 @@ def answer_log_probs(
     return torch.cat(chosen), torch.cat(entropies)
 
 
-def _scaled(logits: Tensor, config: Any) -> Tensor:
+def scaled(logits: Tensor, config: Any) -> Tensor:
     """What some models do between head and softmax: Granite divides, Cohere multiplies, Gemma 2 caps."""
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / divisor

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.errors import SamplerError, TrainingDivergedError
 
 from ..evaluation import evaluating
+from ..intervals import Measured
 from ..proofs import prove_equal, prove_unchanged
 from ..samples import sample_answers
 from .health import correlation, repetition, standard_error
@@ -240,17 +242,25 @@ class Rollouts:
         if (difference := sampler_difference(answers, ours_BT.cpu())) is not None:
             prove("sampler_difference_nats", difference)
 
-    def measure(self, table: TokenTable | None) -> dict[str, float]:
+    def measure(self, table: TokenTable | None) -> list[Measured]:
         """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
         if table is None:
-            return {}
+            return []
         if not self.answers_before:
             samples = sample_answers(self.policy, self._tokenizer, table)
             self.answers_before = [sample["answer"] for sample in samples]
         rows = range(min(_HELD_OUT_PROMPTS, len(table)))
         rollout = self.answer(table, rows, [row_seed(self._context.seed, "held out", row) for row in rows])
-        numbers = rollout.numbers()
-        return {name: numbers[name] for name in ("reward", "kl", "length", "stopped", "reward_std")}
+        scores, kl = np.array(rollout.scores), rollout.kl_N.numpy()
+        lengths = np.array([float(len(ids)) for ids in rollout.ids])
+        stopped = np.array([float(answer.stopped) for answer in rollout.answers])
+
+        def of(at: np.ndarray) -> dict[str, float]:
+            each = {"reward": scores, "kl": kl, "length": lengths, "stopped": stopped}
+            means = {name: float(values[at].mean()) for name, values in each.items()}
+            return means | {"reward_std": float(scores[at].std())}
+
+        return [Measured(len(scores), of)]
 
 
 def sampler_difference(answers: Sequence[Answer], ours_NT: Tensor) -> float | None:

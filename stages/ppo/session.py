@@ -15,6 +15,7 @@ from posttrain.errors import DiskSpaceError, NothingTrainedError, SamplerError, 
 
 from ...pipeline import StageContext
 from ...pipeline.durable import is_disk_full
+from ..intervals import Measured
 from ..online.health import alarms
 from ..online.rollouts import Rollouts
 from ..online.sampling import row_seed
@@ -62,7 +63,7 @@ class PPOSession:
     def answers_before(self) -> Sequence[str]:
         return self._rollouts.answers_before
 
-    def measure(self) -> Mapping[str, float]:
+    def measure(self) -> Sequence[Measured]:
         return self._rollouts.measure(self._tables.held_out)
 
     def fit(self, checkpoint: Path | None) -> None:

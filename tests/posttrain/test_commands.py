@@ -415,7 +415,7 @@ def test_doctor_says_what_is_missing(call: Call, monkeypatch: pytest.MonkeyPatch
 
 
 def test_formats_are_listed_from_the_code(call: Call) -> None:
-    from posttrain.data_formats.registry import formats
+    from posttrain.data_formats.formats.registry import formats
 
     code, printed, _ = call("formats")
     assert code == 0

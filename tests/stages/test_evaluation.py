@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from posttrain.pipeline.model_ref import ModelRef
-from posttrain.stages.evaluation import LogProbs, _batches, generate, log_probs, mean_kl
-from posttrain.stages.reward_model import pair_metrics
+from posttrain.stages.evaluation import LogProbs, batches, generate, log_probs, mean_kl
+from posttrain.stages.reward_model import pairs_measured
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def test_mean_loss_counts_every_token_once() -> None:
 
 def test_pair_metrics_by_hand() -> None:
     """d = 2, -1: losses log(1+e^-2) = 0.126928 and log(1+e) = 1.313262."""
-    metrics = pair_metrics([2.0, -1.0])
+    metrics = pairs_measured([2.0, -1.0]).numbers
     assert metrics["accuracy"] == 0.5
     assert metrics["margin"] == 0.5
     assert metrics["loss"] == pytest.approx((0.126928 + 1.313262) / 2, abs=1e-6)
-    assert pair_metrics([0.0])["loss"] == pytest.approx(math.log(2))
-    assert pair_metrics([-1000.0])["loss"] == pytest.approx(1000.0)  # no overflow
+    assert pairs_measured([0.0]).numbers["loss"] == pytest.approx(math.log(2))
+    assert pairs_measured([-1000.0]).numbers["loss"] == pytest.approx(1000.0)  # no overflow
 
 
 def test_kl_by_hand() -> None:
@@ -56,9 +56,9 @@ def test_kl_by_hand() -> None:
 
 def test_batches_hold_every_row_once_within_the_budget() -> None:
     lengths = [3, 50, 7, 7, 20, 1, 100]
-    batches = list(_batches(lengths, 60))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in batches)
+    found = list(batches(lengths, 60))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 60 for batch in found)
 
 
 def test_left_padded_answers_equal_lone_ones(tiny_model: tuple[object, object]) -> None:

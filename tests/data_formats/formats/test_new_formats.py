@@ -28,11 +28,18 @@ from posttrain.data_formats import (
 )
 from posttrain.data_formats.formats import registry
 from posttrain.data_formats.formats.registry import formats
-from posttrain.data_formats.questions import Question, score
+from posttrain.data_formats.questions import Question, judgements
 from posttrain.data_formats.scoring.metrics import Answer
 from posttrain.errors import SettingError
 
 U, A, S, T = "user", "assistant", "system", "tool"
+
+
+def score(asked: list[Question], answers: list[Answer]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for judgement in judgements(asked, answers):
+        found |= judgement.of(range(len(judgement.golds)))[0]
+    return found
 
 
 def read(rows: Any, kind: Kind = "conversation", **settings: Any) -> list[Any]:
@@ -361,7 +368,6 @@ def test_settings_of_translation_are_checked() -> None:
 
 
 def test_translations_are_judged_by_chrf() -> None:
-    pytest.importorskip("sacrebleu")
     (example,) = read([{"source": "yes", "target": "ja, gern"}])
     assert metric(example, ["ja, gern"], "translation") == {"chrf": pytest.approx(100), "stop_rate": 1}
     assert metric(example, ["nö"], "translation")["chrf"] < 10
@@ -594,10 +600,10 @@ def test_a_mixture_of_formats_is_judged_by_the_metric_of_each() -> None:
         question("openai_messages", {"calls": [], "answer": "yo"}),
     ]
     answers = [Answer("rome", True), Answer("hi", False)]
-    assert score(asked, answers)[0] == {
+    assert score(asked, answers) == {
         "qa.exact_match": 1, "qa.token_f1": 1, "qa.stop_rate": 1, "openai_messages.stop_rate": 0,
     }  # fmt: skip
-    assert score(asked[:1], answers[:1])[0]["exact_match"] == 1
+    assert score(asked[:1], answers[:1])["exact_match"] == 1
 
 
 # Rounds
@@ -717,7 +723,7 @@ def test_the_format_of_the_docs_is_read_and_judged(own_registry: None, write: An
     golds, answers = [{"letter": "B"}] * 4, [Answer(text, True) for text in ("B", " B. Rome", "A", "")]
     assert form.metric is not None and form.metric(golds, answers) == {"accuracy": 0.5}
     question = Question("multiple_choice", [1], 2, 3, {"letter": "B"})
-    assert score([question], [Answer("B", True)])[0] == {"accuracy": 1}
+    assert score([question], [Answer("B", True)]) == {"accuracy": 1}
 
 
 @pytest.mark.parametrize("correct", [2, -1, "B", None, True, 1.0])
