@@ -75,13 +75,15 @@ def rows() -> dict[str, list[dict[str, Any]]]:
     return make_rows()
 
 
+SMALL_FORGETTING = {"TEXTS": 4, "TEXT_TOKENS": 4, "OWN_ROWS": 4, "OWN_TOKENS": 8, "PROBES": 4}
+
+
 @pytest.fixture(autouse=True)
 def small_forgetting_check(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests of mechanics need no interval worth reading, and the random model has 49,152 tokens."""
     if "test_forgetting" not in request.node.nodeid:
-        monkeypatch.setattr(limits, "TEXT_TOKENS", 4)
-        monkeypatch.setattr(limits, "OWN_ROWS", 4)
-        monkeypatch.setattr(limits, "OWN_TOKENS", 8)
+        for name, value in SMALL_FORGETTING.items():
+            monkeypatch.setattr(limits, name, value)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def strategies(
     table = Table(box=SIMPLE_HEAD, padding=0, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
     for heading, _, _ in COLUMNS:
-        table.add_column(heading, min_width=max(map(len, heading.split())))
+        table.add_column(heading, width=max(map(len, heading.split())))
     for kind in SHIPPED:
         table.add_row(kind.__name__, *answers(kind.capabilities))
     out = console()

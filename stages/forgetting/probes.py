@@ -24,7 +24,7 @@ def read(name: str) -> tuple[Mapping[str, Any], ...]:
 
 def neutral_rows(tokenizer: Any) -> list[list[int]]:
     """The 24 packaged texts as token ids."""
-    texts = [line["text"] for line in read("texts.jsonl")]
+    texts = [line["text"] for line in read("texts.jsonl")[: limits.TEXTS]]
     return [ids[: limits.TEXT_TOKENS] for ids in tokenizer(texts)["input_ids"]]
 
 
@@ -42,7 +42,7 @@ class Probes:
         """Ends of one token need no row but the sentence's own."""
         places: dict[tuple[int, ...], int] = {}
         ends = []
-        for line in read("probes.jsonl"):
+        for line in read("probes.jsonl")[: limits.PROBES]:
             prompt = tokenizer(line["prompt"])["input_ids"]
             found = []
             for end in (line["answer"], *line["others"]):

@@ -11,6 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import DPOTrainer, RewardTrainer, SFTTrainer  # noqa: E402
 
 import posttrain.stages.callbacks  # noqa: E402
+from posttrain.stages.forgetting import limits  # noqa: E402
+from tests.conftest import SMALL_FORGETTING  # noqa: E402
+
+for name, value in SMALL_FORGETTING.items():  # no fixture reaches a process of its own
+    setattr(limits, name, value)
 
 LOADED = (
     datasets, peft, transformers, posttrain, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer,

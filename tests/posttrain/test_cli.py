@@ -43,6 +43,7 @@ def test_strategies_are_listed_from_the_code() -> None:
         "base",
         "KTO",
         "GRPO",
+        "vLLM",
         "base",
         "memory",
     ]

@@ -36,7 +36,9 @@ def test_a_row_meets_the_answer_of_its_neighbour(rows: int, batch: int, others: 
     assert [made.row(i)["KL_completion_ids"] for i in range(rows)] == [[i] for i in others]
 
 
-@pytest.mark.parametrize("strategy", [LoRA(r=8), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "strategy", [LoRA(r=8), pytest.param(Full(), marks=pytest.mark.slow)], ids=["lora", "full"]
+)
 def test_pairs_teach_what_is_good(tiny: Callable[..., Pipeline], rows: Rows, strategy: Any) -> None:
     rate = {"learning_rate": 3e-4} if strategy == Full() else {}
     run = tiny([KTO(strategy, data=rows["pairs"], **(LEARN | rate))]).run()

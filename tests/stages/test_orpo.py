@@ -31,6 +31,7 @@ def test_the_trainers_loss_is_ours(tiny: Callable[..., Pipeline], rows: Rows) ->
     assert first["log_odds_chosen"] == pytest.approx(before["margin_before"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_it_learns_the_chosen_answers(tiny: Callable[..., Pipeline], rows: Rows) -> None:
     stage = ORPO(LoRA(r=8), data=rows["pairs"], max_steps=25, learning_rate=1e-2, max_length=128)
     metrics = tiny([stage]).run()["orpo"].metrics

@@ -99,7 +99,9 @@ def test_calls_may_come_in_any_order_and_each_counts_once() -> None:
 
 
 def test_a_row_becomes_a_dialogue_that_is_answered_rightly() -> None:
-    (example,) = read_examples(Data([ROW]), "conversation").examples
+    examples = read_examples(Data([ROW]), "conversation")
+    assert examples.detection.format == "bfcl"
+    (example,) = examples.examples
     (call,) = example.messages[-1].calls
     assert call.as_dict() == {"name": "weather.now", "arguments": {"city": "New York"}}
     assert example.tools[0]["function"]["parameters"]["properties"]["least"]["type"] == "number"

@@ -161,6 +161,7 @@ GOOD_ELSEWHERE = {
         *(("unpaired", name) for name in ("trl_explicit_prompt", "trl_implicit_prompt", "alpaca_ranking")),
         *(("unpaired", name) for name in ("sharegpt_ranking", "swift_ranking")),
     ],
+    "test_bfcl.py": [("conversation", "bfcl")],
     "test_tagging.py": [("tagged", "extraction")],
     "test_unpaired.py": [
         ("unpaired", f"{name}_label")
@@ -173,7 +174,7 @@ def test_every_format_has_a_good_row_here_or_in_a_file_that_is_named():
     here = {(kind, name) for kind, name, _, _ in GOOD}
     elsewhere = [each for listed in GOOD_ELSEWHERE.values() for each in listed]
     assert here.isdisjoint(elsewhere)
-    assert len(formats()) == len(here) + len(elsewhere) == 34
+    assert len(formats()) == len(here) + len(elsewhere) == 35
     assert {(format_.kind, format_.name) for format_ in formats()} == here | set(elsewhere)
     for file, listed in GOOD_ELSEWHERE.items():
         (found,) = Path(__file__).parents[1].rglob(file)

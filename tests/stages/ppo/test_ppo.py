@@ -219,6 +219,7 @@ def test_continue_starts_from_the_frozen_copy(
     assert len(run.model.adapters) == 1  # SFT's adapter, trained on
 
 
+@pytest.mark.slow
 def test_the_policy_reaches_the_known_optimum(words: Callable[..., Pipeline]) -> None:
     """One prompt, one token: the best policy under reward - beta KL is ref exp(r / beta) / Z (a correctness test of
     rollout, penalty, advantage and update together)."""

@@ -37,6 +37,7 @@ def test_ranks_move_to_the_target(tiny: Callable[..., Pipeline], rows: dict[str,
     assert record.metrics["loss_after"] < record.metrics["loss_before"]
 
 
+@pytest.mark.slow
 def test_the_factors_are_kept_orthogonal(tiny: Callable[..., Pipeline], rows: dict[str, Rows]) -> None:
     """TRL takes its loss from log-probabilities, so PEFT's own penalty would be lost."""
 

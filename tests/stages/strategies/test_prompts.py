@@ -230,7 +230,12 @@ def test_the_trainable_count_is_the_plans(
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(SFT, "p-tuning"), (SFT, "prefix"), (DPO, "lstm"), (DPO, "prompt")]
+    ("kind", "name"),
+    [
+        (SFT, "p-tuning"),
+        (SFT, "prefix"),
+        *(pytest.param(DPO, name, marks=pytest.mark.slow) for name in ("lstm", "prompt")),
+    ],
 )
 def test_stopped_and_resumed_it_is_the_same(
     tiny: Callable[..., Pipeline], rows: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, name: str, kind: Any
