@@ -78,7 +78,7 @@ def train(
             os.kill(process.pid, stop)
             break
         time.sleep(0.01)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=600)
     return subprocess.CompletedProcess(command, process.returncode, stderr=errors)
 
 
