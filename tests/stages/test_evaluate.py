@@ -14,6 +14,7 @@ import pytest
 
 from posttrain import SFT, Classifier, Data, Evaluate, Full, LoRA, Pipeline, RewardModel
 from posttrain.errors import DataError, PipelineError, RequirementError, SettingError
+from posttrain.stages.forgetting import limits
 from posttrain.stages.win_rate import preferred
 from tests.stages.words import WORDS, rivers
 
@@ -73,7 +74,10 @@ def test_calls_of_tools_are_judged(tiny: Callable[..., Any]) -> None:
     assert metrics["call_match"] == metrics["valid_calls"] == 0  # a random model calls nothing
 
 
-def test_the_packaged_probes_are_asked_of_a_policy_alone(tiny: Callable[..., Any]) -> None:
+def test_the_packaged_probes_are_asked_of_a_policy_alone(
+    tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PROBES", 42)
     record = tiny([Evaluate()]).run()["evaluate"]
     assert set(record.metrics) == {"neutral_perplexity", "probe_accuracy"}
     assert record.intervals["probe_accuracy"].rows == 42
