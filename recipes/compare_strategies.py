@@ -165,6 +165,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> bool:
             axis.annotate(row["strategy"], (row["trained"], row[column]), xytext=(4, 3), fontsize=7,
                           textcoords="offset points")  # fmt: skip
         axis.set_xscale("log")
+        axis.set_yscale("log" if column == "loss after" else "linear")  # the best ones lie close together
         axis.set_xlabel("trained parameters")
         axis.set_ylabel({"loss after": "held-out loss, nats per token"}.get(column, "held-out exact match"))
         axis.grid(alpha=0.3)

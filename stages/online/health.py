@@ -60,7 +60,12 @@ class _Trend:
 
 
 def alarms(history: History) -> list[tuple[str, str]]:
-    """What runs away at the end of `history`, one dict per step: [(name, what was measured and what to do)]."""
+    """What runs away at the end of `history`, one dict per step: [(name, what was measured and what to do)].
+
+    Nothing without a step: a rank that does not write keeps no history.
+    """
+    if not history:
+        return []
     return [(name, text) for name, check in _CHECKS.items() if (text := check(history))]
 
 

@@ -131,6 +131,7 @@ def test_correlation() -> None:
 
 
 def test_missing_numbers_raise_nothing() -> None:
+    assert alarms([]) == []
     assert alarms([{}, {"kl": None, "kl_per_token": math.nan}] * 5) == []
 
 
