@@ -61,6 +61,9 @@ if Ranks.of_environment().main:
 """
 
 
+# Written and never seen to pass from start to end: reported, and not yet relied on.
+UNPROVEN = pytest.mark.xfail(reason="not yet seen to pass as a whole", strict=False)
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 # Not --cpu: it silently starts one process.
 ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
@@ -102,7 +105,7 @@ def adapters(folder: Path) -> dict[str, Any]:
     ("chain", "launcher"),
     [
         *[(chain, TORCHRUN) for chain in ("ppo", "groups", "chain", "labels")],
-        pytest.param("quickstart", ACCELERATE, marks=pytest.mark.slow),
+        pytest.param("quickstart", ACCELERATE, marks=[pytest.mark.slow, UNPROVEN]),
     ],
 )
 def test_two_processes_give_the_result_of_one(
@@ -142,6 +145,7 @@ if Ranks.of_environment().main:
 
 
 @pytest.mark.slow
+@UNPROVEN
 def test_every_strategy_trains_in_two_processes_as_in_one(tmp_path: Path, words_model: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(EACH_STRATEGY)
@@ -202,6 +206,7 @@ def test_all_end_with_the_error_of_the_rank_that_raises(tmp_path: Path, words_mo
 
 
 @pytest.mark.slow
+@UNPROVEN
 def test_a_rank_is_killed_and_the_same_command_goes_on(tmp_path: Path, words_model: Path) -> None:
     assert run_broken(tmp_path / "whole", words_model, "no 9").returncode == 0
     killed = run_broken(tmp_path / "killed", words_model, "kill 1")
@@ -227,6 +232,7 @@ def test_an_engine_that_shards_is_refused_when_it_is_launched(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@UNPROVEN
 def test_a_run_folder_that_a_rank_does_not_see_is_refused(
     tmp_path: Path, words_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
