@@ -47,6 +47,8 @@ if TYPE_CHECKING:
         Strategy,
         TokenClassifier,
         VeRA,
+        accuracy_reward,
+        function_call_reward,
     )
     from posttrain.stages.planner.auto import auto
 
@@ -96,7 +98,9 @@ __all__ = [
     "Strategy",
     "TokenClassifier",
     "VeRA",
+    "accuracy_reward",
     "auto",
+    "function_call_reward",
 ]
 
 

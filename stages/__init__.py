@@ -6,7 +6,7 @@ from .dpo import DPO
 from .evaluate import Evaluate
 from .groups import GRPO, RLOO
 from .kto import KTO
-from .online import VLLM, RewardModelRef
+from .online import VLLM, RewardModelRef, accuracy_reward, function_call_reward
 from .orpo import ORPO
 from .planner import auto
 from .ppo import PPO
@@ -73,5 +73,7 @@ __all__ = [
     "TokenClassifier",
     "TrainingStage",
     "VeRA",
+    "accuracy_reward",
     "auto",
+    "function_call_reward",
 ]

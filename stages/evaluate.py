@@ -18,7 +18,7 @@ from .gates import GatedStage
 from .harness import Task, check_tasks
 from .online.rewards import RewardSource, check_source, identity_of, name_of
 from .token_tables import Request
-from .win_rate import model_of
+from .judging import model_of
 
 if TYPE_CHECKING:
     pass
@@ -42,11 +42,12 @@ class Evaluate(GatedStage):
     model: "policy", "reward", "classifier" or "token_classifier".
     probes: the packaged questions and neutral texts; None asks them of a policy that is given nothing else to do.
     against: another model whose answers the policy's are compared with: a run folder, a ModelRef, a folder, a Hub id.
-    judge: of that comparison: a function as for PPO, or a RewardModelRef; None is the reward model of an earlier stage.
-    prompts: of that comparison; None is the packaged sample.
+    judge: a function as for PPO, or a RewardModelRef: what it thinks of the policy's answers is measured under its name.
+    Of a comparison it decides which answer wins; None is the reward model of an earlier stage there.
+    prompts: for the judge; None is the packaged sample.
     tasks: of lm-evaluation-harness, by name or as a config; needs posttrain[eval].
     limit: documents of each of these tasks; None is all.
-    max_new_tokens: of an answer that is compared. max_length: tokens of a row; longer ones are left out and counted.
+    max_new_tokens: of an answer that is judged. max_length: tokens of a row; longer ones are left out and counted.
 
     >>> Evaluate("questions.jsonl", require={"exact_match": 0.6})     # doctest: +SKIP
     """
@@ -77,15 +78,16 @@ class Evaluate(GatedStage):
 
     def _check_together(self) -> None:
         """Raises SettingError for settings that would be ignored, or that only a policy can be asked for."""
-        policy_only = {"probes": self.probes, "against": self.against, "tasks": self.tasks}
+        policy_only = {"probes": self.probes, "against": self.against, "judge": self.judge, "tasks": self.tasks}
         asked = [name for name, value in policy_only.items() if value]
         if self.model != "policy" and asked:
             raise SettingError(f"Evaluate(model={self.model!r}): {asked[0]} can only be asked of a policy.")
         if self.model != "policy" and self.data is None:
             refuse("Evaluate", "data", None, f"rows to measure the {self.model} model on")
-        for name, needs in (("judge", "against"), ("prompts", "against"), ("limit", "tasks")):
-            if getattr(self, name) is not None and not getattr(self, needs):
-                raise SettingError(f"Evaluate: {name} is a setting of {needs}, which is not given.")
+        if self.prompts is not None and not self.asks_a_judge:
+            raise SettingError("Evaluate: prompts are for a judge; give judge or against, too.")
+        if self.limit is not None and not self.tasks:
+            raise SettingError("Evaluate: limit is a setting of tasks, which is not given.")
         if not self.asks_probes and self.data is None and not asked:
             raise SettingError(
                 "Evaluate(probes=False): nothing is left to measure; give data, against or tasks."
@@ -94,8 +96,12 @@ class Evaluate(GatedStage):
     @property
     def asks_probes(self) -> bool:
         if self.probes is None:
-            return self.model == "policy" and self.data is None and self.against is None and not self.tasks
+            return self.model == "policy" and self.data is None and not self.asks_a_judge and not self.tasks
         return self.probes
+
+    @property
+    def asks_a_judge(self) -> bool:
+        return self.against is not None or self.judge is not None
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -128,7 +134,7 @@ class Evaluate(GatedStage):
 
     @property
     def prompt_request(self) -> Request | None:
-        if self.against is None:
+        if not self.asks_a_judge:
             return None
         from ..data_formats import sample
 

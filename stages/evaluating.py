@@ -19,12 +19,12 @@ from .evaluation import head_logits, log_probs
 from .forgetting.check import abilities
 from .harness import run_tasks
 from .intervals import Measured, plain
-from .online.rewards import RewardModelRef, reward_model_of
+from .online.rewards import RewardModelRef, name_of, reward_model_of
 from .planner import tables_of
 from .reward_model import scored_pairs
 from .token_classifier import tag_metrics
 from .trl_session import ANSWERS, BY_LABEL
-from .win_rate import compare, model_of
+from .judging import compare, judged, model_of
 
 if TYPE_CHECKING:
     from ..pipeline.heads import Labels
@@ -41,8 +41,8 @@ def evaluate(stage: Evaluate, context: StageContext) -> StageResult:
         return StageResult(models={})
     tables = None if stage.request is None else tables_of(stage.request, context.inputs["policy"])
     measured, harness = _of_the_model(stage, context, tables)
-    compared, samples = _against_another(stage, context)
-    numbers, intervals = plain([*measured, *compared])
+    judged, samples = _by_a_judge(stage, context)
+    numbers, intervals = plain([*measured, *judged])
     return StageResult(
         models={},
         metrics=numbers | harness[0],
@@ -77,15 +77,19 @@ def _of_the_model(
     return found, harness
 
 
-def _against_another(
-    stage: Evaluate, context: StageContext
-) -> tuple[list[Measured], Sequence[Mapping[str, str]]]:
-    """(the win rate, some of the answers that were compared)."""
-    if stage.against is None or stage.prompt_request is None:
+def _by_a_judge(stage: Evaluate, context: StageContext) -> tuple[list[Measured], Sequence[Mapping[str, str]]]:
+    """(the judge's scores or the win rate, some of the answers that were judged)."""
+    if stage.prompt_request is None:
         return [], []
-    context.events.phase("comparing answers")
     source, judge = context.inputs[stage.model], _judge(stage, context)
-    found = compare(source, model_of(stage.against), judge, stage.prompt_request, stage.max_new_tokens)
+    if stage.against is None:
+        assert stage.judge is not None
+        context.events.phase("judging answers")
+        name = name_of(stage.judge)
+        found = judged(source, judge, name, stage.prompt_request, stage.max_new_tokens)
+    else:
+        context.events.phase("comparing answers")
+        found = compare(source, model_of(stage.against), judge, stage.prompt_request, stage.max_new_tokens)
     return [found.measured], found.samples
 
 

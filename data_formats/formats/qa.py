@@ -21,7 +21,13 @@ def question_of(row: Row) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _references(row: Row) -> list[str]:
+def asked_of(row: Row) -> tuple[Message, ...]:
+    """The turns before the answer."""
+    turns = [Message("system", system)] if (system := fields.optional_text(row, "system")) else []
+    return (*turns, Message("user", question_of(row)))
+
+
+def references_of(row: Row) -> list[str]:
     name = fields.one_of(row, ANSWERS)
     value = row[name]
     if name == "answers" and isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):  # a cell of a .csv
@@ -39,9 +45,8 @@ def _references(row: Row) -> list[str]:
 
 
 def _read(row: Row, place: str) -> Conversation:
-    references = _references(row)
-    turns = [Message("system", system)] if (system := fields.optional_text(row, "system")) else []
-    messages = (*turns, Message("user", question_of(row)), Message("assistant", references[0]))
+    references = references_of(row)
+    messages = (*asked_of(row), Message("assistant", references[0]))
     return Conversation(place, messages, gold={"answers": references})
 
 
@@ -56,7 +61,7 @@ def _articles(row: Row, place: str) -> Iterator[tuple[Row, str]]:
             yield {**question, "context": held.get("context")}, f"{place}.paragraphs[{i}].qas[{j}]"
 
 
-def _final(text: str) -> str:
+def final_answer(text: str) -> str:
     """GSM8K writes the way to the answer before it: "... #### 42"."""
     return text.rpartition("####")[2].strip()
 
@@ -64,7 +69,7 @@ def _final(text: str) -> str:
 def qa_metric(golds: Sequence[Gold], answers: Sequence[metrics.Answer]) -> Mapping[str, float]:
     """Exact match and token F1 over the best reference (Rajpurkar et al. 2016)."""
     pairs: list[tuple[str, list[Any]]] = [
-        (_final(answer.text), [_final(text) for text in gold["answers"]])
+        (final_answer(answer.text), [final_answer(text) for text in gold["answers"]])
         for gold, answer in zip(golds, answers, strict=True)
     ]
     return {

@@ -2,6 +2,7 @@
 
 from .rewards import RewardModelRef
 from .stage import OnlineStage
+from .verifiers import accuracy_reward, function_call_reward
 from .vllm import VLLM
 
-__all__ = ["VLLM", "OnlineStage", "RewardModelRef"]
+__all__ = ["VLLM", "OnlineStage", "RewardModelRef", "accuracy_reward", "function_call_reward"]

@@ -1,10 +1,17 @@
 """The recipes' data are made by the script in the repository, and nothing held out was trained on."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from posttrain.data_formats.examples import Message
+from posttrain.data_formats.render import ChatTemplate
+from posttrain.pipeline.base_models import find_base, shared_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, FOLDER = ROOT / "scripts" / "make_recipe_data.py", ROOT / "recipes" / "data"
@@ -22,7 +29,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 2
+    assert len(made) == 14
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
@@ -44,3 +51,59 @@ def _blanked(row: dict[str, Any]) -> list[str]:
         parts.append(row["text"][at : span["start"]])
         at = span["end"]
     return [*parts, row["text"][at:]]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("classification", "text"), ("knowledge_questions", "question"), ("knowledge_texts", "text")]
+)  # fmt: skip
+def test_no_held_out_text_is_trained_on(name: str, field: str) -> None:
+    trained, held_out = both(name)
+    assert not {row[field] for row in trained} & {row[field] for row in held_out}
+    assert len({row[field] for row in trained}) == len(trained)
+
+
+def test_classification_has_all_labels_in_both_parts() -> None:
+    trained, held_out = both("classification")
+    labels = {row["label"] for row in trained}
+    assert len(labels) == 5 and labels == {row["label"] for row in held_out}
+
+
+def test_three_bikes_are_known_from_documents_alone() -> None:
+    trained, held_out = both("knowledge_questions")
+    bikes = runpy.run_path(str(SCRIPT))["BIKES"]
+    asked = {bike for bike in bikes for row in trained if bike in row["question"]}
+    assert len(bikes) == 10 and len(asked) == 7
+    assert all(any(bike in row["question"] for row in held_out) for bike in bikes)
+    for bike in bikes:
+        assert sum(bike in row["text"] for row in rows("knowledge_texts")) == 8
+
+
+def test_held_out_calls_are_of_tools_that_training_has_not_seen() -> None:
+    def tools(name: str) -> set[str]:
+        return {tool["function"]["name"] for row in rows(name) for tool in row["tools"]}
+
+    assert len(tools("calls")) == 20 and len(tools("calls_heldout")) == 8
+    assert not tools("calls") & tools("calls_heldout")
+    trained, held_out = ({row["prompt"][0]["content"] for row in part} for part in both("call_pairs"))
+    assert not any(f'"{name}"' in said for said in trained for name in tools("calls_heldout"))
+    assert not any(f'"{name}"' in said for said in held_out for name in tools("calls"))
+    assert all(row["chosen"] != row["rejected"] for row in rows("call_pairs") + rows("call_pairs_heldout"))
+
+
+def test_pairs_ask_in_the_words_of_the_calls() -> None:
+    """A model whose template knows no tools is asked the same in both stages."""
+    script = runpy.run_path(str(SCRIPT))
+    tools = [script["declared"](tool) for tool in script["TOOLS"]["calls"][:2]]
+    said = script["_TOOLS_SAID"].format(tools="\n".join(map(json.dumps, tools)))
+    template = ChatTemplate.of(shared_tokenizer(find_base("tiny-random").folder))
+    asked = Message("user", "Is it ready?")
+    declared = template.with_tools(tools).prompt([asked])
+    assert declared == template.prompt([Message("system", said), asked])
+
+
+def test_held_out_translations_have_known_words_in_new_sentences() -> None:
+    trained, held_out = ([row["translation"] for row in part] for part in both("translation"))
+    assert not {row["German"] for row in trained} & {row["German"] for row in held_out}
+    known = {word.strip(".?").lower() for row in trained for word in row["German"].split()}
+    unknown = {word.strip(".?").lower() for row in held_out for word in row["German"].split()} - known
+    assert not unknown

@@ -11,15 +11,23 @@ import pytest
 
 from posttrain import Pipeline
 from posttrain.recipes import packaged
+from posttrain.recipes.agent_tuning import agent_tuning
+from posttrain.recipes.classification import classification
 from posttrain.recipes.extraction import extraction
+from posttrain.recipes.knowledge_injection import knowledge_injection
 from posttrain.recipes.quickstart import quickstart
 from posttrain.recipes.rlhf import rlhf
+from posttrain.recipes.translation import translation
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 PIPELINES = {  # held-out rows of each stage
     quickstart: [24, 32, 40, 40],
     rlhf: [32, 40, 24],
     extraction: [24],
+    classification: [50, 50],
+    knowledge_injection: [10, 40],
+    agent_tuning: [24, 16],
+    translation: [40],
 }
 IDS = [recipe.__name__ for recipe in PIPELINES]
 
@@ -27,7 +35,7 @@ IDS = [recipe.__name__ for recipe in PIPELINES]
 def test_there_are_no_untested_recipes() -> None:
     found = {path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"}
     assert found == {*IDS, "compare_strategies"}
-    assert len(found) == 4
+    assert len(found) == 8
 
 
 @pytest.mark.parametrize(("recipe", "held_out"), PIPELINES.items(), ids=IDS)
@@ -66,12 +74,12 @@ def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     assert ppo.trainable_parameters == plans[0].trainable_parameters + reward_model.trainable_parameters
 
 
-def test_extraction_runs_for_two_steps(tmp_path: Path) -> None:
-    made = extraction(model="tiny-random", run_dir=str(tmp_path / "run"))
-    stages = [replace(stage, max_steps=2) for stage in made.stages]  # type: ignore[call-arg]
-    sft = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()["sft"]
-    assert sft.metrics["loss_after"] < sft.metrics["loss_before"]
-    assert sft.metrics["f1_before"] == sft.metrics["f1_after"] == 0.0  # two steps teach nobody JSON
+def test_agent_tuning_runs_for_two_steps(tmp_path: Path) -> None:
+    made = agent_tuning(model="tiny-random", run_dir=str(tmp_path / "run"))
+    stages = [replace(stage, max_steps=2, epochs=None) for stage in made.stages]  # type: ignore[call-arg]
+    run = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()
+    assert run["sft"].metrics["call_match_before"] == 0.0
+    assert "call_match_after" in run["sft"].metrics and "accuracy_after" in run["dpo"].metrics
 
 
 def test_ones_own_file_takes_the_place_of_the_packaged_rows(tmp_path: Path) -> None:

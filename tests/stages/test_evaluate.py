@@ -15,7 +15,7 @@ import pytest
 from posttrain import SFT, Classifier, Data, Evaluate, Full, LoRA, Pipeline, RewardModel
 from posttrain.errors import DataError, PipelineError, RequirementError, SettingError
 from posttrain.stages.forgetting import limits
-from posttrain.stages.win_rate import preferred
+from posttrain.stages.judging import preferred
 from tests.stages.words import WORDS, rivers
 
 Rows = list[dict[str, Any]]
@@ -121,6 +121,16 @@ def test_the_better_of_two_models_wins(words: Callable[..., Any], prompts: Rows)
     assert record.samples[0]["other"].startswith("sun")
 
 
+def test_a_judge_scores_the_answers_of_one_model(words: Callable[..., Any], prompts: Rows) -> None:
+    before, after = (
+        Evaluate(judge=rivers, prompts=prompts, max_new_tokens=8, name=name) for name in ("before", "after")
+    )
+    run = words([before, learned(chats()), after]).run()
+    assert run["before"].metrics["rivers"] < 0.1 < 0.2 < run["after"].metrics["rivers"]  # two of eight words
+    assert run["after"].intervals["rivers"].rows == len(prompts)
+    assert run["after"].samples[0]["answer"].startswith("river") and "other" not in run["after"].samples[0]
+
+
 def test_a_model_against_itself_is_a_tie_judged_by_the_chains_reward_model(
     tiny: Callable[..., Any], rows: dict[str, Rows]
 ) -> None:
@@ -194,7 +204,8 @@ def test_settings_that_make_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"model": "critic"}, "must be one of 'policy', 'reward'"),
         ({"model": "reward"}, "rows to measure the reward model on"),
         ({"data": "x", "model": "reward", "probes": True}, "probes can only be asked of a policy"),
-        ({"judge": rivers}, "judge is a setting of against"),
+        ({"prompts": [{"prompt": "a"}]}, "prompts are for a judge"),
+        ({"model": "reward", "data": "x", "judge": rivers}, "judge can only be asked of a policy"),
         ({"limit": 3}, "limit is a setting of tasks"),
         ({"probes": False}, "nothing is left to measure"),
         ({"against": "tiny-random", "judge": 3}, "a reward is a function"),

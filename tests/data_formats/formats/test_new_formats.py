@@ -628,14 +628,17 @@ def test_rounds_are_turns() -> None:
         ("prompt_only", {"prompt": "hi", "answer": "yo"}, "hi", {"answer": "yo"}),
         ("prompt_only", {"prompt": [{"role": U, "content": "hi"}], "tools": "[]"}, ((U, "hi"),), {}),
         ("prompt_messages", {"messages": [{"role": U, "content": "hi"}, {"role": A, "content": "yo"}], "solution": 3},
-         ((U, "hi"),), {"solution": 3}),
+         ((U, "hi"),), {"answer": "yo", "solution": 3}),
+        ("prompt_messages", {"messages": [{"role": U, "content": "hi"}, {"role": A, "content": "yo"}], "answer": 3},
+         ((U, "hi"),), {"answer": 3}),
         ("prompt_messages", {"messages": [{"role": U, "content": "hi"}], "system": "be"}, ((S, "be"), (U, "hi")), {}),
         ("prompt_sharegpt", {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}], "id": 1},
-         ((U, "hi"),), {"id": 1}),
+         ((U, "hi"),), {"answer": "yo", "id": 1}),
         ("prompt_alpaca", {"instruction": "add", "input": "1 2", "output": "3", "history": [["hi", "yo"]]},
          ((U, "hi"), (A, "yo"), (U, "add\n1 2")), {"output": "3"}),
         ("prompt_question", {"question": "Capital?", "context": "Italy.", "answer": ["Rome"], "level": None},
          ((U, "Italy.\n\nCapital?"),), {"answer": ["Rome"], "level": None}),
+        ("prompt_question", {"system": "be", "question": "Capital?"}, ((S, "be"), (U, "Capital?")), {}),
     ],
 )  # fmt: skip
 def test_a_prompt_of_every_layout(name: str, row: Any, prompt: Any, columns: dict[str, Any]) -> None:
@@ -648,7 +651,9 @@ def test_a_prompt_of_every_layout(name: str, row: Any, prompt: Any, columns: dic
 def test_a_prompt_with_tools_keeps_what_was_called() -> None:
     messages = TOOL_ROWS["OpenAI, arguments as text"]["messages"]
     (example,) = read([{"messages": messages, "tools": [TOOL]}], "prompt")
-    assert example == Prompt("rows[0]", ASKED.messages[:-1], {}, (TOOL,))
+    assert example == Prompt("rows[0]", ASKED.messages[:-1], {"answer": "Sunny, grey."}, (TOOL,))
+    (example,) = read([{"messages": messages[:2], "tools": [TOOL]}], "prompt")
+    assert example.columns == {"calls": [call.as_dict() for call in ASKED.messages[1].calls]}
     (example,) = read([{"prompt": messages[:1], "tools": [TOOL], "answer": 4}], "prompt")
     assert example == Prompt("rows[0]", ASKED.messages[:1], {"answer": 4}, (TOOL,))
 

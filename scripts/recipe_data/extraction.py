@@ -1,25 +1,12 @@
-"""Write the data of the recipes into recipes/data: made of word lists and wordings, the same bytes every time.
-
-python scripts/make_recipe_data.py [FOLDER]
-
-All rows are about Harbour Lane Cycles, the invented workshop of the sample data. Each list below has two parts: what is
-trained on, and what is held out. No held-out row is worded as a trained one; what else is new in it, its recipe says.
-"""
+"""Who, what, when: sentences of the notebook, and where they name it."""
 
 from __future__ import annotations
 
-import json
 import random
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-Row = dict[str, Any]
-Words = Mapping[str, Sequence[str]]
+from words import Row, Words, evenly, filled
 
-# --- extraction: who, what, when -----------------------------------------------------------------------------
 
 EXTRACTION: Mapping[str, Words] = {
     "extraction": {
@@ -75,18 +62,6 @@ EXTRACTION: Mapping[str, Words] = {
 }  # fmt: skip
 
 
-def filled(wording: str, words: Words, draw: random.Random) -> tuple[str, list[Row]]:
-    """The wording with words in its places, and where each stands."""
-    text, spans = "", []
-    for literal, slot in re.findall(r"([^{]*)(?:\{(\w+)\})?", wording):
-        text += literal
-        if slot:
-            word = draw.choice(words[slot])
-            spans.append({"start": len(text), "end": len(text) + len(word), "label": slot})
-            text += word
-    return text, spans
-
-
 def extraction(name: str, count: int) -> list[Row]:
     """Sentences of the workshop's notebook, with the spans that they name."""
     words, draw = EXTRACTION[name], random.Random(name)
@@ -94,35 +69,3 @@ def extraction(name: str, count: int) -> list[Row]:
         dict(zip(("text", "spans"), filled(wording, words, draw), strict=True))
         for wording in evenly(words["wording"], count, draw)
     ]
-
-
-def evenly(items: Sequence[Any], count: int, draw: random.Random) -> list[Any]:
-    """Each item as often as the others, in random order."""
-    taken = [items[i % len(items)] for i in range(count)]
-    draw.shuffle(taken)
-    return taken
-
-
-# --- the files -------------------------------------------------------------------------------------------------
-
-
-def files() -> dict[str, list[Row]]:
-    """The rows of every file, by its name."""
-    return {
-        "extraction": extraction("extraction", 128),
-        "extraction_heldout": extraction("extraction_heldout", 24),
-    }
-
-
-def write(folder: Path) -> None:
-    """One JSON object a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in files().items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines, "utf-8")
-
-
-if __name__ == "__main__":
-    write(
-        Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1] / "recipes" / "data"
-    )

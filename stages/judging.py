@@ -1,4 +1,4 @@
-"""How often one model's answers are preferred to another's, by a reward model or a function."""
+"""What a reward model or a function thinks of answers: by themselves, or beside another model's."""
 
 from __future__ import annotations
 
@@ -37,14 +37,32 @@ def model_of(source: ModelRef | str | Path) -> ModelRef:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Judgement:
     measured: Measured
     samples: list[dict[str, str]]  # {"prompt", "answer", "other"}
 
 
+def judged(
+    model: ModelRef, judge: ModelRef | RewardFunction, name: str, request: Request, max_new_tokens: int
+) -> Judgement:
+    """Greedy answers to up to 64 prompts: the mean of the judge's scores, under its name, and their length in tokens."""
+    from .intervals import Measured
+
+    rows = _answers(model, request, max_new_tokens)
+    if not rows:
+        raise DataError(f"{request.source}: no prompt fits into max_length={request.max_length}.")
+    answered = _together(rows)
+    lengths = [float(len(ids)) for ids in answered.answer_ids]
+    samples = [
+        {"prompt": str(prompt), "answer": answer}
+        for prompt, answer in zip(answered.prompts, answered.completions, strict=True)
+    ]
+    return Judgement(Measured.means(**{name: _scores(judge, answered), "length": lengths}), samples[:3])
+
+
 def compare(
     mine: ModelRef, other: ModelRef, judge: ModelRef | RewardFunction, request: Request, max_new_tokens: int
-) -> Comparison:
+) -> Judgement:
     """Greedy answers of both to up to 64 prompts, each scored; one model is in memory at a time.
 
     win_rate: the share of prompts whose answer scores higher, a tie counts half. win_rate_similar_length: the same
@@ -63,7 +81,7 @@ def compare(
         {"prompt": str(prompt), "answer": answer, "other": reply}
         for prompt, answer, reply in zip(ours.prompts, ours.completions, theirs.completions, strict=True)
     ]
-    return Comparison(preferred(scores[0], scores[1], lengths[0], lengths[1]), samples[:3])
+    return Judgement(preferred(scores[0], scores[1], lengths[0], lengths[1]), samples[:3])
 
 
 def preferred(

@@ -1,0 +1,33 @@
+"""Text classification, both ways: a head with one score per class, and a model that writes the label.
+
+python recipes/classification.py                               # embedded model, packaged messages to a bicycle shop
+python recipes/classification.py --data messages.csv --model Qwen/Qwen3-1.7B --run-dir runs/mine
+
+Rows are {"text", "label"}. Both stages start from the same model, as a Classifier leaves the policy as it is. A head is
+smaller and says how sure it is; a model that writes is served like any other. The packaged held-out messages are worded
+as none of those trained on. The number to look at is accuracy, before and after.
+"""
+
+from posttrain import SFT, Classifier, LoRA, Pipeline
+from posttrain.cli import run_recipe
+from posttrain.recipes import packaged
+
+
+def classification(
+    model: str = "embedded", data: str | None = None, run_dir: str = "runs/classification", seed: int = 0
+) -> Pipeline:
+    """What a message to the shop is about: repair, rental, purchase, complaint or visit."""
+    lora = LoRA(r=16)
+    return Pipeline(
+        [
+            Classifier(lora, **packaged("classification", data), epochs=8, batch_size=32, learning_rate=1e-3),
+            SFT(lora, **packaged("classification", data), max_steps=10, learning_rate=1e-3),
+        ],
+        model=model,
+        run_dir=run_dir,
+        seed=seed,
+    )
+
+
+if __name__ == "__main__":
+    run_recipe(classification)
