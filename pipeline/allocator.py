@@ -1,10 +1,11 @@
-"""Keep freed memory in the process while a stage trains on a CPU, and give it back afterwards.
+"""Keep freed memory in the process while a stage trains on a CPU, and give it back between its parts and afterwards.
 
 glibc returns every large block to the system when it is freed, and the next step faults the same pages in again:
 a quarter of the time of a LoRA step on the embedded model (benchmarks/allocator.py).
 """
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,17 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
         libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
+        libc.malloc_trim(0)
+
+
+def give_back_freed_memory() -> None:
+    """Return what is free now, where a part of a stage ends whose tensors the next part has no use for.
+
+    What is loaded next, such as a model's mapped file, finds no place in kept memory, and would come on top of it.
+    """
+    gc.collect()
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
 
 

@@ -8,7 +8,7 @@ practice answers them all, and is told only whether the result was right. The pa
 other ways. The number to look at is exact_match, before the training, after fine-tuning and after practice.
 """
 
-from posttrain import GRPO, SFT, Data, Evaluate, LoRA, Pipeline, accuracy_reward
+from posttrain import GRPO, SFT, Evaluate, LoRA, Pipeline, accuracy_reward
 from posttrain.cli import run_recipe
 from posttrain.recipes import packaged
 

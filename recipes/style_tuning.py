@@ -32,7 +32,14 @@ def style_tuning(
         Evaluate(judge=courteous, prompts=held_out, name=f"tone_{when}") for when in ("before", "sft", "dpo")
     )
     sft = SFT(lora, **packaged("tone", data), max_steps=8, learning_rate=5e-4)
-    dpo = DPO(lora, **packaged("tone_pairs", pairs), max_steps=4, batch_size=4, learning_rate=2e-4, max_forgetting=0.2)
+    dpo = DPO(
+        lora,
+        **packaged("tone_pairs", pairs),
+        max_steps=4,
+        batch_size=4,
+        learning_rate=2e-4,
+        max_forgetting=0.2,
+    )
     return Pipeline([before, sft, between, dpo, after], model=model, run_dir=run_dir, seed=seed)
 
 

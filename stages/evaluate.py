@@ -16,9 +16,9 @@ from ..pipeline.model_folder import Head
 from ..pipeline.settings import check_choice, check_number, refuse
 from .gates import GatedStage
 from .harness import Task, check_tasks
+from .judging import model_of
 from .online.rewards import RewardSource, check_source, identity_of, name_of
 from .token_tables import Request
-from .judging import model_of
 
 if TYPE_CHECKING:
     pass
@@ -78,7 +78,12 @@ class Evaluate(GatedStage):
 
     def _check_together(self) -> None:
         """Raises SettingError for settings that would be ignored, or that only a policy can be asked for."""
-        policy_only = {"probes": self.probes, "against": self.against, "judge": self.judge, "tasks": self.tasks}
+        policy_only = {
+            "probes": self.probes,
+            "against": self.against,
+            "judge": self.judge,
+            "tasks": self.tasks,
+        }
         asked = [name for name, value in policy_only.items() if value]
         if self.model != "policy" and asked:
             raise SettingError(f"Evaluate(model={self.model!r}): {asked[0]} can only be asked of a policy.")

@@ -19,12 +19,12 @@ from .evaluation import head_logits, log_probs
 from .forgetting.check import abilities
 from .harness import run_tasks
 from .intervals import Measured, plain
+from .judging import compare, judged, model_of
 from .online.rewards import RewardModelRef, name_of, reward_model_of
 from .planner import tables_of
 from .reward_model import scored_pairs
 from .token_classifier import tag_metrics
 from .trl_session import ANSWERS, BY_LABEL
-from .judging import compare, judged, model_of
 
 if TYPE_CHECKING:
     from ..pipeline.heads import Labels

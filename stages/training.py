@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..pipeline import StageContext, StageResult
+from ..pipeline.allocator import give_back_freed_memory
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
@@ -106,7 +107,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     metrics, intervals = before_and_after(before, after)
     metrics |= session.closing_numbers()
     del session  # one copy of the model in memory: the live one goes before the saved one comes
-    gc.collect()
+    give_back_freed_memory()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
     samples = sample_answers(model, tokenizer, shown, context.asked) if talks else []
     for sample, text in zip(samples, answers_before, strict=False):

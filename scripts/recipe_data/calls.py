@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from extraction import EXTRACTION
 from words import Row, Words, evenly, filled
 
-
 Tool = tuple[str, str, Sequence[str], Sequence[str]]  # (name, description, its arguments, wordings)
 TOOLS: Mapping[str, Sequence[Tool]] = {
     "calls": [

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from words import Row, Words, filled
 
-
 CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
     "classification": {
         "repair": [

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from words import Row, Words, evenly, filled
 
-
 EXTRACTION: Mapping[str, Words] = {
     "extraction": {
         "wording": [

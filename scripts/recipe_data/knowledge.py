@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from words import Row, evenly
 
-
 SYSTEM = "You answer for Harbour Lane Cycles."
 BIKES: Mapping[str, Row] = {
     "Salt Penny": {"colour": "crimson", "year": "1951", "town": "Skarholm", "keeper": "Orla"},

@@ -47,12 +47,24 @@ TOPICS: Mapping[str, Sequence[tuple[Sequence[str], str]]] = {
         (("Do you have baskets?", "Where can I put my shopping?"), "Baskets for the front cost 22 crowns."),
     ],
 }  # fmt: skip
-FIRST = ["Thank you for asking!", "Thanks for getting in touch!", "Thank you for writing to us!", "Many thanks for your question!"]
+FIRST = [
+    "Thank you for asking!",
+    "Thanks for getting in touch!",
+    "Thank you for writing to us!",
+    "Many thanks for your question!",
+]
 LAST = [
     "Is there anything else that we can do for you?", "Let us know if we can help with anything else.",
     "If there is anything else, just ask us.", "Please write again if we can help further.",
 ]  # fmt: skip
-CURT = ["Read the sign.", "That is not my job.", "As I said.", "Nobody else asks that.", "Next, please.", "Figure it out."]
+CURT = [
+    "Read the sign.",
+    "That is not my job.",
+    "As I said.",
+    "Nobody else asks that.",
+    "Next, please.",
+    "Figure it out.",
+]
 
 
 def asked(name: str) -> list[tuple[list[Row], str]]:
@@ -71,7 +83,9 @@ def courteous(fact: str, draw: random.Random) -> Row:
 def tone(name: str, rounds: int) -> list[Row]:
     """Every question `rounds` times, with the answer worded anew."""
     draw = random.Random(name)
-    rows = [{"messages": [*turns, courteous(fact, draw)]} for turns, fact in asked(name) for _ in range(rounds)]
+    rows = [
+        {"messages": [*turns, courteous(fact, draw)]} for turns, fact in asked(name) for _ in range(rounds)
+    ]
     draw.shuffle(rows)
     return rows
 

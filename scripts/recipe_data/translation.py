@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from words import Row, evenly
 
-
 # (a German noun as the subject, as the object, in English); a held-out sentence has words that other sentences taught.
 NOUNS = [
     ("die Kette", "die Kette", "chain"),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...pipeline.allocator import give_back_freed_memory
 from ..intervals import Measured, before_and_after, plain
 from . import FORGETTING, limits
 from .outputs import Distance, Outputs, distance, outputs_of, token_log_probs
@@ -72,7 +72,6 @@ class ForgettingCheck:
         if start.fingerprint == given.fingerprint:
             parts += [_renamed(part) for part in parts if part[0].keys() & set(FORGETTING)]
         else:
-            gc.collect()
             parts += self._compared("base", start)
         numbers: dict[str, float] = {}
         intervals: dict[str, Interval] = {}
@@ -83,6 +82,7 @@ class ForgettingCheck:
 
     def _compared(self, name: str, reference: ModelRef) -> Iterator[_Found]:
         rows = self._rows
+        give_back_freed_memory()  # of the model before
         theirs = rows.outputs_of(reference.load_model(dtype=self._dtype), self._pad_id)
         places = iter(range(len(rows.neutral) + len(rows.own)))
         for of, each in (("neutral", rows.neutral), ("own", rows.own)):

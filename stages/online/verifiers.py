@@ -26,7 +26,9 @@ def accuracy_reward(prompts: Sequence[Any], completions: Sequence[str], **column
             raise ValueError(
                 "a row has no column 'answer' or 'answers' to compare with; give rows with their answers"
             )
-        rewards.append(exact_match(final_answer(completion), [final_answer(one) for one in references_of(row)]))
+        rewards.append(
+            exact_match(final_answer(completion), [final_answer(one) for one in references_of(row)])
+        )
     return rewards
 
 

@@ -14,6 +14,7 @@ import torch
 from posttrain.errors import DiskSpaceError, NothingTrainedError, SamplerError, TrainingDivergedError
 
 from ...pipeline import StageContext
+from ...pipeline.allocator import give_back_freed_memory
 from ...pipeline.durable import is_disk_full
 from ..intervals import Measured
 from ..online.health import alarms
@@ -140,6 +141,7 @@ class PPOSession:
         scored, moments, numbers = prepare(
             self._rollouts, rollout, arguments, self._progress.controller, self._progress.moments
         )
+        give_back_freed_memory()  # keys, values and merged weights, in whose places no activations fit
         ready = time.monotonic()
         generator = torch.Generator().manual_seed(row_seed(seed, step, "order") % 2**63)
         longest = max(len(p) + len(a) for p, a in zip(scored.prompts, scored.answers, strict=True))

@@ -46,7 +46,9 @@ def test_they_judge_the_answers_of_a_stage(words: Callable[..., Any]) -> None:
     """The dialogue's own last turn is what its answers are compared with."""
 
     def stage(reward: Any, steps: int) -> GRPO:
-        turns = [[{"role": "user", "content": word}, {"role": "assistant", "content": "river"}] for word in WORDS]
+        turns = [
+            [{"role": "user", "content": word}, {"role": "assistant", "content": "river"}] for word in WORDS
+        ]
         return GRPO(
             LoRA(r=4), reward=reward, data=[{"messages": each} for each in turns], max_steps=steps, batch_size=16,
             num_generations=16, max_new_tokens=1, max_length=32, learning_rate=2e-2,
