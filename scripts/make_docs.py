@@ -23,7 +23,7 @@ if str(ROOT) not in sys.path:
 # What the code says in English, for pages in Chinese; a stage that is not here is described in English there, too.
 ZH: Mapping[str, str] = {
     "stage": "阶段", "what it does": "做什么", "rows": "数据", "needs": "需要", "makes": "产出",
-    "learning rate, whole model / adapter": "学习率，全参 / 适配器", "epochs": "轮数", "`trainer_args` of": "`trainer_args` 属于",
+    "learning rate, whole model / adapter": "学习率，全参 / 适配器", "epochs": "轮数",
     "format": "格式", "or": "也叫", "a row": "一行的样子", "recipe": "配方", "stages": "阶段", "flags": "参数", "in YAML": "YAML 版",
     "strategy": "策略", "model": "模型", "yes": "是", "no": "否", "any": "任意", "nothing": "无", "does not fit": "放不下",
     "policy": "策略模型", "reward": "奖励模型", "classifier": "分类器", "token_classifier": "序列标注器",
@@ -54,7 +54,6 @@ def stages(say: Callable[[str], str]) -> list[str]:
     """One row for each stage that a pipeline can have."""
     head = (
         "stage", "what it does", "rows", "needs", "makes", "learning rate, whole model / adapter", "epochs",
-        "`trainer_args` of",
     )  # fmt: skip
     return _table(head, [_stage(kind, say) for kind in _stage_kinds()], say)
 
@@ -73,19 +72,22 @@ def _stage_kinds() -> list[type[Any]]:
 def _stage(kind: type[Any], say: Callable[[str], str]) -> list[str]:
     from posttrain.recipe_files.forms import Form
     from posttrain.stages import TrainingStage
-    from posttrain.stages.trl_trainers import CONFIGS
 
     name = kind.__name__
     does = say(name) if say(name) != name else Form.of(kind).description
     if not issubclass(kind, TrainingStage):
-        return [f"`{name}`", does, say("any"), say("any"), say(kind.makes or "nothing"), "", "", ""]
+        return [f"`{name}`", does, say("any"), say("any"), say(kind.makes or "nothing"), "", ""]
     needs = kind.needs if isinstance(kind.needs, tuple) else ("policy", "reward")
-    trainer = CONFIGS[kind.trainer] if hasattr(kind, "trainer") else ("posttrain", "", f"{name}Arguments")
-    rates = f"{kind.full_learning_rate:g} / {kind.full_learning_rate * 10:g}"
+    rates = f"{_rate(kind.full_learning_rate)} / {_rate(10 * kind.full_learning_rate)}"
     return [
         f"`{name}`", does, say(kind.kind), ", ".join(map(say, needs)), say(kind.makes), rates,
-        f"{kind.default_epochs:g}", f"`{trainer[2]}` ({trainer[0]})",
+        f"{kind.default_epochs:g}",
     ]  # fmt: skip
+
+
+def _rate(value: float) -> str:
+    """1e-05 as 1e-5."""
+    return re.sub(r"e-0?(\d)", r"e-\1", f"{value:.0e}")
 
 
 def settings(say: Callable[[str], str]) -> list[str]:
@@ -96,11 +98,21 @@ def settings(say: Callable[[str], str]) -> list[str]:
     common = Form.of(TrainingStage)
     lines = ["### Settings that all training stages have", "", *_settings(common, ())]
     for kind in _stage_kinds():
-        known = common.settings if issubclass(kind, TrainingStage) else ()
-        form = Form.of(kind)
-        own = _settings(form, known)
+        trains, form = issubclass(kind, TrainingStage), Form.of(kind)
+        own = _settings(form, common.settings if trains else ())
         lines += ["", f"### {kind.__name__}", "", form.description, *(["", *own] if own else [])]
+        if trains:
+            lines += ["", f"`trainer_args` takes the fields of {_config(kind)}."]
     return lines
+
+
+def _config(kind: type[Any]) -> str:
+    from posttrain.stages.trl_trainers import CONFIGS
+
+    if not hasattr(kind, "trainer"):
+        return f"our `{kind.__name__}Arguments`"
+    package, _, name = CONFIGS[kind.trainer]
+    return f"`{name}` ({package})"
 
 
 def _settings(form: Any, known: Any) -> list[str]:
@@ -125,7 +137,8 @@ def formats(say: Callable[[str], str]) -> list[str]:
     from posttrain.data_formats.formats.registry import OURS
 
     rows = [
-        [f"`{one.name}`", f"`{one.family}`" if one.family else "", say(one.kind), f"`{one.shape}`"] for one in OURS
+        [f"`{one.name}`", f"`{one.family}`" if one.family else "", say(one.kind), f"`{one.shape}`"]
+        for one in OURS
     ]
     return _table(("format", "or", "rows", "a row"), rows, say)
 
@@ -188,7 +201,9 @@ def _choices(stage: str, max_length: int, say: Callable[[str], str]) -> list[str
     for model in _MODELS:
         cells = [model]
         for card in _CARDS:
-            made = choices(getattr(stages, stage)(max_length=max_length), find_shape(model), read_memory(card))
+            made = choices(
+                getattr(stages, stage)(max_length=max_length), find_shape(model), read_memory(card)
+            )
             picked = next((one for one in made if one.chosen), None)
             cells.append(_choice(picked) if picked else say("does not fit"))
         rows.append(cells)

@@ -19,7 +19,11 @@ def on_files(files: Files, config: Any) -> Files:
     """With every file that a page links to and that stands outside docs/."""
     texts = {f"docs/{file.src_uri}": Path(file.abs_src_path) for file in files.documentation_pages()}
     texts |= {source: ROOT / source for source in (*PLACES, "benchmarks/RESULTS.md")}
-    linked = {_target(source, link[0]) for source, path in texts.items() for link in _LINK.findall(path.read_text("utf-8"))}
+    linked = {
+        _target(source, link[0])
+        for source, path in texts.items()
+        for link in _LINK.findall(path.read_text("utf-8"))
+    }
     for source in sorted({*texts, *linked}):
         if not source.startswith("docs/") and (ROOT / source).is_file():
             place = PLACES.get(source, source)

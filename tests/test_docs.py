@@ -23,7 +23,7 @@ CHINESE = {
 }
 PAGES = sorted({*CHINESE, *CHINESE.values(), *DOCS.glob("*.md")})
 ENGLISH = [page for page in PAGES if page not in CHINESE.values()]
-INTRODUCTIONS = ("strategies.md",)  # of these pages the Chinese one is the beginning
+INTRODUCTIONS = ("stages.md", "strategies.md")  # of these pages the Chinese one is the beginning
 
 Block = tuple[str, str]  # language, text
 
@@ -53,7 +53,8 @@ def without_blocks(page: Path) -> str:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run that made all that the pages ask a run for."""
-    from tests.conftest import make_rows
+    from posttrain.stages.forgetting import limits
+    from tests.conftest import SMALL_FORGETTING, make_rows
 
     rows = make_rows(24)
     labelled = [{"text": row["text"], "label": ("bad", "good")[i % 2]} for i, row in enumerate(rows["text"])]
@@ -63,7 +64,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
         Classifier(LoRA(r=2), data=labelled, max_steps=1),
     ]
     folder = tmp_path_factory.mktemp("docs") / "run"
-    return Pipeline(stages, model="tiny-random", run_dir=folder, seed=0).run()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL_FORGETTING.items():
+            patch.setattr(limits, name, value)
+        patch.setattr("posttrain.stages.samples._NEW_TOKENS", 8)
+        return Pipeline(stages, model="tiny-random", run_dir=folder, seed=0).run()
 
 
 @pytest.fixture
@@ -85,9 +90,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("reviews.csv").write_text("text,label\nFine.,good\nPoor.,bad\n")
     Path("entities.jsonl").write_text('{"text": "Ada rides.", "spans": [{"text": "Ada", "label": "name"}]}\n')
     Path("translations.jsonl").write_text('{"source": "Good day", "target": "Guten Tag"}\n')
-    Path("rewards.py").write_text(
-        "def polite(prompts, completions, **_):\n    return [0.0] * len(prompts)\n"
-    )
+    Path("rewards.py").write_text("def polite(prompts, completions, **_):\n    return [0.0] * len(prompts)\n")
     monkeypatch.setattr(registry, "_FORMATS", list(registry._FORMATS))
     return tmp_path
 
@@ -215,9 +218,11 @@ def test_commands_exist(page: Path) -> None:
             pytest.fail(f"{named(page)}: `{line}`: {type(error).__name__}: {error}")
 
 
-@pytest.mark.parametrize("line", ["posttrain show --fast RUN", "posttrain plan --memory", "posttrain fly", "make tea"])
+@pytest.mark.parametrize(
+    "line", ["posttrain show --fast RUN", "posttrain plan --memory", "posttrain fly", "make tea"]
+)
 def test_a_wrong_command_is_seen(line: str) -> None:
-    with pytest.raises(Exception, match="fast|memory|fly|tea"):
+    with pytest.raises(Exception, match=r"fast|memory|fly|tea"):
         check_line(line)
 
 
@@ -245,7 +250,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_chinese_pages_link_to_chinese_pages(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+\.md)", without_blocks(page)):
         path = (page.parent / target).resolve()
-        assert path not in CHINESE or path.name == "README.md", f"{named(page)} links to {target}"
+        assert path not in CHINESE or path.name in ("README.md", *INTRODUCTIONS), (
+            f"{named(page)} links to {target}"
+        )
 
 
 # Both languages
@@ -274,7 +281,7 @@ def test_languages_are_in_step(english: Path, chinese: Path) -> None:
 
 
 def test_the_chinese_pages_are_there() -> None:
-    assert len(CHINESE) == 13, "a page came or went: change the number, and mkdocs.yml"
+    assert len(CHINESE) == 15, "a page came or went: change the number, and mkdocs.yml"
     for english, chinese in CHINESE.items():
         if english.name == "README.md":
             assert f"({chinese.name})" in english.read_text() and f"({english.name})" in chinese.read_text()
@@ -365,4 +372,8 @@ def trainer_fields() -> set[str]:
     from posttrain.stages.ppo.stage import PPOArguments
     from posttrain.stages.trl_api import config_fields
 
-    return {field.name for field in fields(PPOArguments)} | set(config_fields("sft")) | set(config_fields("grpo"))
+    return (
+        {field.name for field in fields(PPOArguments)}
+        | set(config_fields("sft"))
+        | set(config_fields("grpo"))
+    )
