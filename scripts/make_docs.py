@@ -77,6 +77,7 @@ def _stage(kind: type[Any], say: Callable[[str], str]) -> list[str]:
     does = say(name) if say(name) != name else Form.of(kind).description
     if not issubclass(kind, TrainingStage):
         return [f"`{name}`", does, say("any"), say("any"), say(kind.makes or "nothing"), "", ""]
+    # where it depends on the settings it is a property: a reward model, unless reward= is given
     needs = kind.needs if isinstance(kind.needs, tuple) else ("policy", "reward")
     rates = f"{_rate(kind.full_learning_rate)} / {_rate(10 * kind.full_learning_rate)}"
     return [
@@ -86,8 +87,8 @@ def _stage(kind: type[Any], say: Callable[[str], str]) -> list[str]:
 
 
 def _rate(value: float) -> str:
-    """1e-05 as 1e-5."""
-    return re.sub(r"e-0?(\d)", r"e-\1", f"{value:.0e}")
+    """0.00002 as 2e-5."""
+    return re.sub(r"\.?0*e-0?", "e-", f"{value:e}")
 
 
 def settings(say: Callable[[str], str]) -> list[str]:
@@ -127,8 +128,7 @@ def _settings(form: Any, known: Any) -> list[str]:
         required = setting.default is MISSING
         shown = str if isinstance(setting.default, CheckedSettings) else repr
         default = "" if required else f"`{shown(setting.default)}`"
-        what = setting.description or "of the stage in folders, reports and `run[...]`"
-        rows.append([f"`{name}`", default, what])
+        rows.append([f"`{name}`", default, setting.description])
     return _table(("setting", "default", "what it is"), rows, str) if rows else []
 
 
