@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check setup clean
+.PHONY: demo test test-all check docs setup clean
 
 demo: setup
 	$(BIN)/python recipes/quickstart.py
@@ -19,10 +19,19 @@ test-all: setup
 check: setup
 	./scripts/check
 
+# The site in build/site; it needs nothing of the library, so it has a .venv-docs of its own.
+docs: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet "mkdocs-material>=9"
+	touch $@
+
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt scripts/setup
 	PYTHON=$(PYTHON) ./scripts/setup
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-docs build dist *.egg-info
