@@ -1,20 +1,32 @@
 """The recipes' data are made by the script in the repository, and nothing held out was trained on."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from posttrain.data_formats.examples import Message
-from posttrain.data_formats.render import ChatTemplate
+from posttrain.data_formats.rendering.render import ChatTemplate
 from posttrain.pipeline.base_models import find_base, shared_tokenizer
+from posttrain.recipes.style_tuning import courteous
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT, FOLDER = ROOT / "scripts" / "make_recipe_data.py", ROOT / "recipes" / "data"
+SCRIPT, FOLDER = ROOT / "scripts" / "recipe_data", ROOT / "recipes" / "data"
+
+
+def part(name: str) -> dict[str, Any]:
+    """The names of one module of the script."""
+    sys.path.insert(0, str(SCRIPT))
+    try:
+        return runpy.run_path(str(SCRIPT / f"{name}.py"))
+    finally:
+        sys.path.remove(str(SCRIPT))
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -29,7 +41,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 14
+    assert len(made) == 21
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
@@ -70,7 +82,7 @@ def test_classification_has_all_labels_in_both_parts() -> None:
 
 def test_three_bikes_are_known_from_documents_alone() -> None:
     trained, held_out = both("knowledge_questions")
-    bikes = runpy.run_path(str(SCRIPT))["BIKES"]
+    bikes = part("knowledge")["BIKES"]
     asked = {bike for bike in bikes for row in trained if bike in row["question"]}
     assert len(bikes) == 10 and len(asked) == 7
     assert all(any(bike in row["question"] for row in held_out) for bike in bikes)
@@ -92,13 +104,31 @@ def test_held_out_calls_are_of_tools_that_training_has_not_seen() -> None:
 
 def test_pairs_ask_in_the_words_of_the_calls() -> None:
     """A model whose template knows no tools is asked the same in both stages."""
-    script = runpy.run_path(str(SCRIPT))
+    script = part("calls")
     tools = [script["declared"](tool) for tool in script["TOOLS"]["calls"][:2]]
     said = script["_TOOLS_SAID"].format(tools="\n".join(map(json.dumps, tools)))
     template = ChatTemplate.of(shared_tokenizer(find_base("tiny-random").folder))
     asked = Message("user", "Is it ready?")
     declared = template.with_tools(tools).prompt([asked])
     assert declared == template.prompt([Message("system", said), asked])
+
+
+def test_sums_are_right_and_worded_anew() -> None:
+    trained, held_out = both("sums")
+    for row in trained + held_out:
+        way, _, result = row["answer"].partition(" #### ")
+        assert eval(way.replace(" = ", " == ")) is True and way.endswith(f"= {result}")
+        assert all(number in row["question"] for number in re.findall(r"\d+", way.partition("=")[0]))
+    words = [{re.sub(r"\d+|[a-z]+s\b|[A-Z][a-z]+", "", row["question"]) for row in each} for each in (trained, held_out)]
+    assert not words[0] & words[1]
+
+
+def test_the_tone_is_on_one_side_of_each_pair() -> None:
+    asked = [{turn["content"] for row in each for turn in row["messages"] if turn["role"] == "user"} for each in both("tone")]
+    assert len(asked[0]) == 40 and len(asked[1]) == 24 and not asked[0] & asked[1]
+    answers = [[row["messages"][-1]["content"] for row in rows("tone")]]
+    answers += [[row[side][0]["content"] for row in rows("tone_pairs")] for side in ("chosen", "rejected")]
+    assert [fmean(courteous([""] * len(each), each)) for each in answers] == [1.0, 1.0, 0.0]
 
 
 def test_held_out_translations_have_known_words_in_new_sentences() -> None:
