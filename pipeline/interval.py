@@ -1,10 +1,15 @@
-"""Between which bounds a number of a few rows would lie, had other rows been held out."""
+"""Between which bounds a number of a few rows would lie, had other rows been held out, and which way is better."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+_LESS_IS_BETTER = {"loss", "nll", "perplexity", "kl", "unknown", "unparsable", "undesirable"}
+_NEITHER = {"kl", "length", "similar_length", "entropy", "tie_rate"}  # whole names
+_WORD = re.compile(r"[^._]+")
 
 
 @dataclass(frozen=True)
@@ -26,3 +31,16 @@ class Interval:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Interval:
         return cls(**value)
+
+
+def less_is_better(name: str) -> bool:
+    """Losses, perplexities and KLs are to be small, all other metrics large."""
+    return not _LESS_IS_BETTER.isdisjoint(_WORD.findall(name))
+
+
+def direction(name: str) -> int:
+    """1 where a larger value of the metric is better, -1 where a smaller one is, 0 where a change is neither.
+
+    A policy that learns moves away from its reference, so its KL says nothing by itself.
+    """
+    return 0 if name in _NEITHER else -1 if less_is_better(name) else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
@@ -10,17 +9,11 @@ from typing import ClassVar, Literal, get_args
 from posttrain.errors import ForgettingError, RequirementError, SettingError
 
 from ..pipeline import Stage
+from ..pipeline.interval import less_is_better
 from ..pipeline.settings import check_choice, check_number, refuse
 
 OnRegression = Literal["stop", "rollback"]
 FORGOTTEN = "neutral_kl_input"
-_LESS_IS_BETTER = {"loss", "nll", "perplexity", "kl", "unknown", "undesirable"}
-_WORD = re.compile(r"[^._]+")
-
-
-def less_is_better(name: str) -> bool:
-    """Losses, perplexities and KLs are required to be at most a number, all others at least."""
-    return not _LESS_IS_BETTER.isdisjoint(_WORD.findall(name))
 
 
 @dataclass(frozen=True)

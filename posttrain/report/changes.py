@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LESS_IS_BETTER = ("loss", "perplexity", "kl", "unparsable")
-_MORE_IS_BETTER = (
-    "accuracy", "reward", "stopped", "stop_rate", "margin", "exact_match", "f1", "chrf", "calls", "agreement", "macro_f1",
-)  # fmt: skip
+from posttrain.pipeline.interval import direction
+
 _FORGETTING = ("neutral_", "own_", "probe_")  # of a comparison with the model that came in
 
 
@@ -60,7 +58,4 @@ def _verdict(name: str, before: float, change: float, interval: Mapping[str, Any
         return "noise"
     if interval is None and abs(change) < 0.01 * abs(before):
         return ""
-    signs = {way: sign for way, sign in ((_LESS_IS_BETTER, -1), (_MORE_IS_BETTER, 1)) if name.endswith(way)}
-    if not signs or not change or name == "kl":  # a policy that learns moves away from its reference
-        return ""
-    return "better" if change * next(iter(signs.values())) > 0 else "worse"
+    return ("worse", "", "better")[1 + direction(name) * ((change > 0) - (change < 0))]

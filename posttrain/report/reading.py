@@ -123,6 +123,9 @@ def _state(stages: Sequence[Json], running: bool) -> str:
     return "running" if first == "waiting" and running else first
 
 
+_MUCH = 0.1  # of an ability; every training moves it a little
+
+
 def _attention(stage: Json) -> Iterator[Json]:
     """What a reader must see first: {"level": "alarm" or "warning", "stage", "text"}."""
     name = stage["name"]
@@ -136,6 +139,11 @@ def _attention(stage: Json) -> Iterator[Json]:
     for change in stage["changes"]:
         if change["verdict"] == "worse":
             yield {"level": "warning", "stage": name, "text": f"{change['name'].replace('_', ' ')} got worse on held-out rows: {change['before']:.4g} to {change['after']:.4g}"}  # fmt: skip
+    for lost in stage["forgetting"]:
+        if lost.get("verdict") == "worse" and abs(lost["after"] - lost["before"]) > _MUCH * abs(
+            lost["before"]
+        ):
+            yield {"level": "warning", "stage": name, "text": f"{lost['name'].replace('_', ' ')} went from {lost['before']:.4g} to {lost['after']:.4g}: fewer steps, a lower learning_rate or replay=0.05 keep more"}  # fmt: skip
     yield from ({"level": "warning", "stage": name, "text": text} for text in _data_warnings(stage))
 
 

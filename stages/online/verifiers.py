@@ -20,8 +20,10 @@ def accuracy_reward(prompts: Sequence[Any], completions: Sequence[str], **column
     """
     rewards = []
     for number, completion in enumerate(completions):
-        row = {name: columns[name][number] for name in ("answer", "answers") if name in columns}
-        row = {name: value for name, value in row.items() if value is not None}
+        given: dict[str, Any] = {
+            name: columns[name][number] for name in ("answer", "answers") if name in columns
+        }
+        row = {name: value for name, value in given.items() if value is not None}
         if not row:
             raise ValueError(
                 "a row has no column 'answer' or 'answers' to compare with; give rows with their answers"

@@ -119,12 +119,18 @@ def test_sums_are_right_and_worded_anew() -> None:
         way, _, result = row["answer"].partition(" #### ")
         assert eval(way.replace(" = ", " == ")) is True and way.endswith(f"= {result}")
         assert all(number in row["question"] for number in re.findall(r"\d+", way.partition("=")[0]))
-    words = [{re.sub(r"\d+|[a-z]+s\b|[A-Z][a-z]+", "", row["question"]) for row in each} for each in (trained, held_out)]
+    words = [
+        {re.sub(r"\d+|[a-z]+s\b|[A-Z][a-z]+", "", row["question"]) for row in each}
+        for each in (trained, held_out)
+    ]
     assert not words[0] & words[1]
 
 
 def test_the_tone_is_on_one_side_of_each_pair() -> None:
-    asked = [{turn["content"] for row in each for turn in row["messages"] if turn["role"] == "user"} for each in both("tone")]
+    asked = [
+        {turn["content"] for row in each for turn in row["messages"] if turn["role"] == "user"}
+        for each in both("tone")
+    ]
     assert len(asked[0]) == 40 and len(asked[1]) == 24 and not asked[0] & asked[1]
     answers = [[row["messages"][-1]["content"] for row in rows("tone")]]
     answers += [[row[side][0]["content"] for row in rows("tone_pairs")] for side in ("chosen", "rejected")]

@@ -61,7 +61,9 @@ def test_a_recipe_stays_short(recipe: Callable[..., Pipeline]) -> None:
     lines = (FOLDER / f"{recipe.__name__}.py").read_text().splitlines()
     assert 20 <= len(lines) <= 60
     assert sum(line.endswith("-> Pipeline:") or line.startswith(") -> Pipeline:") for line in lines) == 1
-    assert sum(line.startswith(("def ", "class ")) for line in lines) <= 2  # the pipeline, and a rule that judges
+    assert (
+        sum(line.startswith(("def ", "class ")) for line in lines) <= 2
+    )  # the pipeline, and a rule that judges
 
 
 def test_quickstart_trains_on_the_assistants_turns_alone(tmp_path: Path) -> None:

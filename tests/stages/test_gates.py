@@ -11,7 +11,8 @@ import pytest
 
 from posttrain import DPO, SFT, Classifier, LoRA, Pipeline, RewardModel, Run
 from posttrain.errors import ForgettingError, RequirementError, SettingError, StrategyError
-from posttrain.stages.gates import check_reached, less_is_better
+from posttrain.pipeline.interval import less_is_better
+from posttrain.stages.gates import check_reached
 from tests.stages.words import WORDS
 
 Rows = dict[str, list[dict[str, Any]]]

@@ -79,6 +79,8 @@ def test_all_curves_together_stay_within_the_budget() -> None:
         ({"accuracy_before": 0.9, "accuracy_after": 0.895}, None, ""),  # less than a hundredth
         ({"kl_before": 0.0, "kl_after": 5.0}, None, ""),  # that is what learning looks like
         ({"length_before": 4.0, "length_after": 5.0}, None, ""),
+        ({"valid_calls_before": 0.5, "valid_calls_after": 1.0}, None, "better"),
+        ({"unparsable_before": 0.5, "unparsable_after": 1.0}, None, "worse"),
     ],
 )
 def test_better_and_worse(metrics: dict[str, float], interval: Any, verdict: str) -> None:
@@ -95,6 +97,14 @@ def test_forgetting_is_told_apart() -> None:
     ability, distance = forgetting_of(metrics, {"neutral_kl_base": bounds})
     assert (ability["name"], ability["verdict"]) == ("probe_accuracy", "worse")
     assert distance == {"name": "neutral_kl_base", "value": 0.1, "interval": bounds}
+
+
+def test_a_perplexity_that_surely_rose_needs_attention() -> None:
+    metrics = {"neutral_perplexity_before": 20.0, "neutral_perplexity_after": 26.0}
+    sure, unsure = ({"low": low, "high": 9.0, "rows": 24} for low in (3.0, -1.0))
+    for bounds, verdict in ((sure, "worse"), (unsure, "noise")):
+        (change,) = forgetting_of(metrics, {"neutral_perplexity_change": bounds})
+        assert change["verdict"] == verdict
 
 
 def test_the_words_that_are_new_are_marked() -> None:
