@@ -1,10 +1,10 @@
-"""The whole chain on one CPU: continued pretraining, fine-tuning, reward model, preference optimisation.
+"""The whole chain on one CPU: continued pretraining, fine-tuning, reward model, reinforcement learning.
 
 python recipes/quickstart.py                               # embedded model, packaged sample data
 python recipes/quickstart.py --model Qwen/Qwen3-1.7B --run-dir runs/mine
 """
 
-from posttrain import CPT, DPO, SFT, LoRA, Pipeline, RewardModel
+from posttrain import CPT, PPO, SFT, LoRA, Pipeline, RewardModel
 from posttrain.cli import run_recipe
 
 
@@ -13,15 +13,21 @@ def quickstart(model: str = "embedded", run_dir: str = "runs/quickstart", seed: 
     lora = LoRA(r=16)
     return Pipeline(
         [
-            CPT(lora, max_steps=8, learning_rate=1e-3),
-            SFT(lora, max_steps=10, learning_rate=1e-3),
-            RewardModel(lora, max_steps=10, batch_size=4, learning_rate=5e-4),
-            DPO(lora, max_steps=8, batch_size=4, learning_rate=2e-4),
+            CPT(lora, max_steps=5, learning_rate=1e-3),
+            SFT(lora, max_steps=8, learning_rate=1e-3),
+            RewardModel(lora, max_steps=8, batch_size=4, learning_rate=5e-4),
+            PPO(
+                lora, max_steps=4, batch_size=8, learning_rate=1e-3, max_new_tokens=32, max_length=256, gate=0.5,
+                trainer_args={
+                    "num_mini_batches": 2, "num_ppo_epochs": 1, "temperature": 0.7, "missing_eos_penalty": 1.0,
+                    "critic_learning_rate": 1e-3,
+                },
+            ),
         ],
         model=model,
         run_dir=run_dir,
         seed=seed,
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

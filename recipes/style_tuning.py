@@ -31,7 +31,7 @@ def style_tuning(
     before, between, after = (
         Evaluate(judge=courteous, prompts=held_out, name=f"tone_{when}") for when in ("before", "sft", "dpo")
     )
-    sft = SFT(lora, **packaged("tone", data), max_steps=8, learning_rate=5e-4)
+    sft = SFT(lora, **packaged("tone", data), max_steps=14, learning_rate=1e-3)
     dpo = DPO(
         lora,
         **packaged("tone_pairs", pairs),

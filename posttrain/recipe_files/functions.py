@@ -1,4 +1,4 @@
-"""Reward functions of the user's own, named in a recipe as `module:name`."""
+"""Reward functions in a recipe: one of posttrain's by its name, or one of the user's own as `module:name`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import posttrain
 from posttrain.errors import RecipeError
+
+REWARDS = ("accuracy_reward", "function_call_reward")
 
 
 def find_function(written: str, place: str) -> Callable[..., Any]:
-    """The function `name` of a Python file in the current folder; importing the file runs it.
+    """A reward that posttrain exports, or the function `name` of a Python file in the current folder; importing it runs it.
 
-    Raises RecipeError for anything that is not in the current folder: a recipe can name no other code.
+    Raises RecipeError for anything else: a recipe can name no other code.
     """
+    if written in REWARDS:
+        return getattr(posttrain, written)
     if not (match := re.fullmatch(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", written)):
         raise RecipeError(
-            f"{place}: a function is written as 'module:name', such as 'rewards:polite', and this is {written!r}."
+            f"{place}: a function is {' or '.join(REWARDS)}, or your own as 'module:name', such as 'rewards:polite', "
+            f"and this is {written!r}."
         )
     module_name, name = match.groups()
     file = Path.cwd().joinpath(*module_name.split(".")).with_suffix(".py")

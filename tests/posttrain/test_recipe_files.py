@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from posttrain import DPO, GRPO, PPO, SFT, AdaLoRA, Data, Full, LoRA, Pipeline, RewardModelRef, auto
+from posttrain import (
+    DPO,
+    GRPO,
+    PPO,
+    SFT,
+    AdaLoRA,
+    Data,
+    Full,
+    LoRA,
+    Pipeline,
+    RewardModelRef,
+    accuracy_reward,
+    auto,
+)
 from posttrain.errors import PipelineError, PosttrainError, RecipeError, SettingError
 from posttrain.recipe_files import build, changed, pipeline_of_script, read_yaml
 from posttrain.recipe_files.forms import Form, forms_of, kinds_in_recipes
@@ -96,14 +109,19 @@ def test_reward_models_and_auto_by_name(tmp_path: Path) -> None:
     assert read(node, Form.of(PPO).settings["judge"].hint, "PPO.judge") == RewardModelRef("runs/x")
 
 
+def test_a_packaged_reward_is_known_by_its_name() -> None:
+    found = of("stages:\n  - GRPO:\n      reward: accuracy_reward\n      num_generations: 2\n")
+    assert found.stages[0].reward is accuracy_reward  # type: ignore[attr-defined]
+
+
 def test_changes_from_the_command_line() -> None:
     text = (RECIPES / "quickstart.yaml").read_text()
-    found = of(text, "model=tiny-random", "seed=7", "sft.max_steps=3", "dpo.strategy.Full.llrd=0.9",
+    found = of(text, "model=tiny-random", "seed=7", "sft.max_steps=3", "ppo.strategy.Full.llrd=0.9",
                "cpt.trainer_args.warmup_steps=1", "reward_model.name=judge", "strategy.LoRA.alpha=8")  # fmt: skip
-    cpt, sft, reward_model, dpo = found.stages
+    cpt, sft, reward_model, ppo = found.stages
     assert (found.model, found.seed) == ("tiny-random", 7)
     assert isinstance(sft, SFT) and (sft.max_steps, sft.strategy) == (3, LoRA(r=16, alpha=8))
-    assert isinstance(dpo, DPO) and dpo.strategy == Full(llrd=0.9)
+    assert isinstance(ppo, PPO) and ppo.strategy == Full(llrd=0.9)
     assert reward_model.title == "judge" and dict(cpt.trainer_args) == {"warmup_steps": 1}  # type: ignore[attr-defined]
 
 
@@ -124,9 +142,9 @@ WRONG = [
     ("stages:\n  - SFT:\n      data: {limit: 3}\n", RecipeError, "r.yaml:3 Data needs 'source'."),
     ("stages:\n  - SFT\n  - SFT\n", PipelineError, "r.yaml:1 Stages 1 and 2 are both called 'sft'"),
     ("stages:\n  - SFT\n  - PPO\n", PipelineError, "r.yaml:3 Stage 2 (ppo) needs a reward model"),
-    ("stages:\n  - GRPO:\n      reward: polite\n", RecipeError, "r.yaml:3 GRPO.reward: a function is written as 'module:name'"),
+    ("stages:\n  - GRPO:\n      reward: polite\n", RecipeError, "r.yaml:3 GRPO.reward: a function is accuracy_reward or function_call_reward, or your own as 'module:name'"),
     ("stages:\n  - GRPO:\n      reward: os:system\n", RecipeError, "r.yaml:3 GRPO.reward: there is no file "),
-    ("stages:\n  - GRPO:\n      reward: ../x:y\n", RecipeError, "r.yaml:3 GRPO.reward: a function is written as 'module:name'"),
+    ("stages:\n  - GRPO:\n      reward: ../x:y\n", RecipeError, "r.yaml:3 GRPO.reward: a function is accuracy_reward or function_call_reward, or your own as 'module:name'"),
     ("strategy: LoRA\nstages:\n  - SFT: {strategy: Full}\n", RecipeError, "r.yaml:1 strategy: every stage names its own"),
     ("strategy: LORA\nstages: [SFT]\n", RecipeError, "r.yaml:1 SFT.strategy: there is no 'LORA'; did you mean LoRA?"),
     ("seed: 0\n", RecipeError, "r.yaml:1 Pipeline needs 'stages'."),
@@ -157,7 +175,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, kind: type[PosttrainErro
         ("sft", "--set sft: write it as path=value"),
         (
             "stf.epochs=3",
-            "--set stf.epochs: no stage is called 'stf'; there are cpt, sft, reward_model, dpo.",
+            "--set stf.epochs: no stage is called 'stf'; there are cpt, sft, reward_model, ppo.",
         ),
         ("sft.epocs=3", "--set sft.epocs: SFT has no setting 'epocs'; did you mean 'epochs'?"),
         ("sft.epochs=x", '--set sft.epochs: SFT.epochs must be a number or null, and this is "x".'),

@@ -23,7 +23,7 @@ from posttrain.recipes.translation import translation
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 PIPELINES = {  # held-out rows of each stage
-    quickstart: [24, 32, 40, 40],
+    quickstart: [24, 32, 40, 24],
     rlhf: [32, 40, 24],
     extraction: [24],
     classification: [50, 50],
