@@ -16,12 +16,12 @@ from posttrain.recipes import packaged
 def classification(
     model: str = "embedded", data: str | None = None, run_dir: str = "runs/classification", seed: int = 0
 ) -> Pipeline:
-    """What a message to the shop is about: repair, rental, purchase, complaint or visit."""
+    """Why somebody writes to the shop: to ask for something, to complain, or to praise."""
     lora = LoRA(r=16)
     return Pipeline(
         [
-            Classifier(lora, **packaged("classification", data), epochs=8, batch_size=32, learning_rate=1e-3),
-            SFT(lora, **packaged("classification", data), max_steps=10, learning_rate=1e-3),
+            Classifier(lora, **packaged("classification", data), epochs=4, batch_size=16, learning_rate=1e-3),
+            SFT(lora, **packaged("classification", data), max_steps=16, learning_rate=1e-3),
         ],
         model=model,
         run_dir=run_dir,

@@ -27,8 +27,8 @@ def files() -> dict[str, list[Row]]:
     return {
         "extraction": extraction("extraction", 128),
         "extraction_heldout": extraction("extraction_heldout", 24),
-        "classification": classification("classification", 30),
-        "classification_heldout": classification("classification_heldout", 10),
+        "classification": classification("classification", 48),
+        "classification_heldout": classification("classification_heldout", 16),
         "knowledge_texts": knowledge_texts("knowledge_texts", 8),
         "knowledge_texts_heldout": knowledge_texts("knowledge_texts_heldout", 1),
         "knowledge_questions": knowledge_questions("knowledge_questions", ASKED_ABOUT),

@@ -1,4 +1,4 @@
-"""What a customer's message is about."""
+"""What a customer writes for: to ask for something, to complain, or to praise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from words import Row, Words, filled
 
 CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
     "classification": {
-        "repair": [
+        "request": [
             "My brakes are worn out and need new pads.",
             "Water got into my e-bike and now it is dead.",
             "Please check why my back wheel wobbles.",
@@ -24,8 +24,6 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Something rattles near the {thing} since I fell off.",
             "I'd like to book a full service for {when}.",
             "Can the {thing} be saved, or is it beyond mending?",
-        ],
-        "rental": [
             "My parents want to borrow two bikes during their holiday.",
             "How do I book a hire bike?",
             "Are child trailers for hire as well?",
@@ -42,8 +40,6 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Is there a weekly price for rental bikes?",
             "Have you any bikes left to rent on {when}?",
             "Is the hire of a bike for {when} cheaper than for a whole week?",
-        ],
-        "purchase": [
             "Do you have gloves in my size, and what do they cost?",
             "I want a helmet for my daughter, which one would you sell me?",
             "Is there a discount if I buy two bikes?",
@@ -60,6 +56,24 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Do you have vouchers that I can buy as a gift?",
             "I'd like to buy a spare {thing}, what have you got?",
             "How much do you want for the racing bike in the window?",
+            "Can I walk from the lighthouse to your door?",
+            "Is somebody there on Sunday mornings?",
+            "On which side of the harbour are you?",
+            "How long are you open tonight?",
+            "Are you open on {when}?",
+            "When do you close on Saturdays?",
+            "Where exactly in Wrenmouth is the shop?",
+            "Is there somewhere to park near you?",
+            "How do I get from the ferry to your door?",
+            "Do you close for lunch?",
+            "What are your opening hours in winter?",
+            "Which bus stops near Harbour Lane?",
+            "Is the shop open on public holidays?",
+            "At what time does the door open in the morning on {when}?",
+            "I come by train on {when}. How do I find your shop?",
+            "Is anybody in the shop before nine on {when}?",
+            "Until what time can I visit you on {when}?",
+            "Are you closed on {when}?",
         ],
         "complaint": [
             "Your workshop ruined my weekend.",
@@ -80,29 +94,29 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "What a mess: you fitted the wrong {thing} and charged me for it.",
             "I came for nothing on {when}, although I had an appointment!",
         ],
-        "visit": [
-            "Can I walk from the lighthouse to your door?",
-            "Is somebody there on Sunday mornings?",
-            "On which side of the harbour are you?",
-            "How long are you open tonight?",
-            "Are you open on {when}?",
-            "When do you close on Saturdays?",
-            "Where exactly in Wrenmouth is the shop?",
-            "Is there somewhere to park near you?",
-            "How do I get from the ferry to your door?",
-            "Do you close for lunch?",
-            "What are your opening hours in winter?",
-            "Which bus stops near Harbour Lane?",
-            "Is the shop open on public holidays?",
-            "At what time does the door open in the morning on {when}?",
-            "I come by train on {when}. How do I find your shop?",
-            "Is anybody in the shop before nine on {when}?",
-            "Until what time can I visit you on {when}?",
-            "Are you closed on {when}?",
+        "praise": [
+            "What a lovely shop you have!",
+            "The bike runs like new, thank you so much.",
+            "Great work on my {thing}, I am very happy.",
+            "Maud was so kind to my son, please thank her.",
+            "I have never had a better mechanic than Ines.",
+            "Thanks for the quick help on {when}!",
+            "My {thing} shines again, wonderful.",
+            "You saved my holiday, I am really grateful.",
+            "Best bike shop on the whole coast.",
+            "I told all my friends how good you are.",
+            "Fair price and friendly people, five stars.",
+            "The new {thing} is perfect, well done.",
+            "Everything was ready on {when} as promised, excellent.",
+            "It was a pleasure to be your customer.",
+            "You did more than I asked for. Fantastic!",
+            "I love the colour that you painted my frame.",
+            "So glad that I found you.",
+            "Joss explained it all with great patience.",
         ],
     },
     "classification_heldout": {
-        "repair": [
+        "request": [
             "It makes a grinding noise when I pedal, any idea?",
             "Can you true my back wheel while I wait?",
             "My e-bike will not start any more.",
@@ -112,8 +126,6 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Would you patch an inner tube for me on {when}?",
             "My gears slip and grind. Could Ines fix that?",
             "Please repair the {thing} of my old roadster.",
-        ],
-        "rental": [
             "Is the tandem free on {when}?",
             "What do you charge per day for a hire bike?",
             "Do I leave my passport with you if I borrow a bike?",
@@ -124,8 +136,6 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "How old must one be to rent a tandem?",
             "Are there any tandems to hire on {when}?",
             "Can I reserve three hire bikes for {when}?",
-        ],
-        "purchase": [
             "I'll take the red helmet, please keep it for me.",
             "What would you charge for that shiny bell?",
             "I need a new bike, mine was stolen.",
@@ -135,6 +145,16 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Are there any used bikes on sale at the moment?",
             "Could you order the {thing} from the catalogue? I'd buy two.",
             "Which lights would you sell me for a dark road?",
+            "How late can I come by tonight?",
+            "Are you near the fish market?",
+            "Which door is yours in Harbour Lane?",
+            "Do you also open in the evening?",
+            "Till when is somebody in the shop on {when}?",
+            "What is your address, please?",
+            "Could you tell me your opening times?",
+            "Can I walk to you from the station?",
+            "Is the shop shut on Mondays?",
+            "We would like to drop in on {when}. Is anyone there?",
         ],
         "complaint": [
             "What a disgrace, I will tell all my friends.",
@@ -148,17 +168,17 @@ CLASSIFICATION: Mapping[str, Mapping[str, Sequence[str]]] = {
             "Your mechanic promised to call and never did. I am fed up.",
             "I left my bike on {when} and got it back dirty. Not good enough.",
         ],
-        "visit": [
-            "How late can I come by tonight?",
-            "Are you near the fish market?",
-            "Which door is yours in Harbour Lane?",
-            "Do you also open in the evening?",
-            "Till when is somebody in the shop on {when}?",
-            "What is your address, please?",
-            "Could you tell me your opening times?",
-            "Can I walk to you from the station?",
-            "Is the shop shut on Mondays?",
-            "We would like to drop in on {when}. Is anyone there?",
+        "praise": [
+            "A big thank you to the whole team!",
+            "Superb service, I will come again.",
+            "The {thing} works beautifully now.",
+            "I am delighted with my bike.",
+            "How nice that somebody still cares about good work.",
+            "Brilliant, it rides better than ever before.",
+            "Pip did an amazing job on {when}.",
+            "We had a wonderful day on your tandem.",
+            "Honest, quick and cheap, what more could one want?",
+            "Please tell Tobin that we are very pleased.",
         ],
     },
 }

@@ -26,7 +26,7 @@ PIPELINES = {  # held-out rows of each stage
     quickstart: [24, 32, 40, 24],
     rlhf: [32, 40, 24],
     extraction: [24],
-    classification: [50, 50],
+    classification: [44, 44],
     knowledge_injection: [10, 40],
     agent_tuning: [24, 16],
     translation: [40],
