@@ -45,8 +45,8 @@ class Rows:
     def of(cls, tokenizer: Any, held_out: TokenTable | None) -> Rows:
         return cls(neutral_rows(tokenizer), _beginnings(held_out), Probes.of(tokenizer))
 
-    def outputs_of(self, model: Any, pad_id: int) -> Outputs:
-        return outputs_of(model, [*self.neutral, *self.own, *self.probes.rows], pad_id)
+    def outputs_of(self, model: Any, pad_id: int, probes: bool = True) -> Outputs:
+        return outputs_of(model, [*self.neutral, *self.own, *(self.probes.rows if probes else ())], pad_id)
 
 
 class ForgettingCheck:
@@ -83,7 +83,9 @@ class ForgettingCheck:
     def _compared(self, name: str, reference: ModelRef) -> Iterator[_Found]:
         rows = self._rows
         give_back_freed_memory()  # of the model before
-        theirs = rows.outputs_of(reference.load_model(dtype=self._dtype), self._pad_id)
+        model = reference.load_model(dtype=self._dtype)
+        theirs = rows.outputs_of(model, self._pad_id, probes=name == "input")
+        del model
         places = iter(range(len(rows.neutral) + len(rows.own)))
         for of, each in (("neutral", rows.neutral), ("own", rows.own)):
             found = [distance(theirs, self._made, next(places), ids) for ids in each]
