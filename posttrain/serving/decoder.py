@@ -113,10 +113,15 @@ class Decoder:
     def prove(self) -> None:
         """Raises ModelError unless two rows of different length, with the cache, get the logits of the plain model."""
         texts = [[5, 9, 3, 7, 11, 4], [8, 6, 10]]
-        self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
-        served = self.logits(
-            0, [text[-1:] for text in texts], [len(text) - 1 for text in texts], [BASE, BASE]
-        )
+        self._cache = SlotCache(len(texts), self._layers)
+        try:
+            self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
+            lengths = [len(text) - 1 for text in texts]
+            served = self.logits(0, [text[-1:] for text in texts], lengths, [BASE, BASE])
+        except Exception as error:  # whatever a model's code makes of a cache that it does not know
+            raise ModelError(
+                f"The model cannot work with the cache of the server ({type(error).__name__}: {error}); serve it with vLLM."
+            ) from error
         self.reset()
         with torch.inference_mode():
             plain = [

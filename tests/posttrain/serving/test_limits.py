@@ -113,7 +113,7 @@ def test_a_full_queue_is_429(small: httpx.Client) -> None:
 
 
 NASTY: list[Any] = [
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.1, -1e300, "", " ", "\0", "a" * 3000, "\u202e\ud83d\ude00", "<|im_end|>",
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.1, -1e300, "", " ", "\0", "a" * 3000, "\u202e\U0001f600", "<|im_end|>",
     "{{ 7*7 }}", "../../etc/passwd", [], [[]], [None], {}, {"role": "user"}, {"": {}}, [{"role": "user", "content": ["x"]}],
     [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], [{"type": "function"}], [1, 2, 3], [-5],
 ]  # fmt: skip
