@@ -15,7 +15,7 @@ from posttrain.pipeline.base_models import find_base, shared_tokenizer
 from posttrain.serving.app import make_app
 from posttrain.serving.bank import Served
 from posttrain.serving.dialogue import Speaker
-from posttrain.serving.engine import Deliver, Ticket
+from posttrain.serving.engine import Deliver, Limits, Ticket
 from posttrain.serving.sampling import Sampling
 from posttrain.web import Guard
 from tests.posttrain.web.running import running
@@ -24,7 +24,7 @@ from tests.posttrain.web.running import running
 class Says:
     """An engine that answers with the text that it was asked with last."""
 
-    longest = 4096
+    longest, limits = 4096, Limits()
 
     def __init__(self, speaker: Speaker) -> None:
         self.speaker, self.text = speaker, ""

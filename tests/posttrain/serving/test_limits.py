@@ -135,11 +135,13 @@ def mutated(draw: random.Random, body: dict[str, Any]) -> Any:
             if what < 0.2:
                 del holder[key]
             elif what < 0.3 and isinstance(holder, dict):
-                holder[draw.choice(["x", "functions", "messages", "prompt", "tools"])] = draw.choice(NASTY)
+                holder[draw.choice(["x", "functions", "messages", "prompt", "tools"])] = copy.deepcopy(
+                    draw.choice(NASTY)
+                )
             else:
-                holder[key] = draw.choice(NASTY)
+                holder[key] = copy.deepcopy(draw.choice(NASTY))
             break
-    return draw.choice(NASTY) if draw.random() < 0.02 else body
+    return copy.deepcopy(draw.choice(NASTY)) if draw.random() < 0.02 else body
 
 
 def check_fuzzed(client: httpx.Client, count: int) -> None:
