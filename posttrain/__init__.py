@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         TokenClassifier,
         VeRA,
         accuracy_reward,
+        combine,
         function_call_reward,
     )
     from posttrain.stages.planner.auto import auto
@@ -100,6 +101,7 @@ __all__ = [
     "VeRA",
     "accuracy_reward",
     "auto",
+    "combine",
     "function_call_reward",
 ]
 
