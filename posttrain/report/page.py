@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.data_formats.inspection_page import visible
+from posttrain.errors import ConfigurationError
 
 from .graph import graph_of, lineage
 from .health import PANEL
@@ -144,19 +145,36 @@ def _template() -> Template:
 @lru_cache(maxsize=1)
 def _scripts() -> tuple[str, str]:
     """uPlot, and what draws with it."""
-    return _uplot("uPlot.iife.js"), (_HERE / "page.js").read_text("utf-8")
+    return _uplot("uplot.iife.min.js"), (_HERE / "page.js").read_text("utf-8")
 
 
 @lru_cache(maxsize=1)
 def _style() -> str:
-    return _uplot("uPlot.min.css") + (_HERE / "page.css").read_text("utf-8")
+    return _uplot("uplot.min.css") + (_HERE / "page.css").read_text("utf-8")
+
+
+# Of the files of uPlot 1.6.31 (MIT, Leon Sorokin) as its authors published them on npm. The small package that brings
+# them is somebody else's, so they go into a page only if they are the same bytes.
+_UPLOT = {
+    "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
+    "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 
 
 def _uplot(name: str) -> str:
-    """A file of the package that brings uPlot; it is not imported, for that would import IPython."""
-    spec = importlib.util.find_spec("uplot")
-    assert spec is not None and spec.origin is not None, "uplot-python is one of posttrain's dependencies"
-    return (Path(spec.origin).parent / "static" / name).read_text("utf-8")
+    """A file of uPlot, of a package that is not imported.
+
+    Raises ConfigurationError where the package is missing or the file is not uPlot's.
+    """
+    spec = importlib.util.find_spec("youplot")
+    if spec is None or spec.origin is None:
+        raise ConfigurationError("The report's curves need uPlot's files: pip install youplot==1.0.0.")
+    content = (Path(spec.origin).parent / "vendor" / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != _UPLOT[name]:
+        raise ConfigurationError(
+            f"{name} of the package youplot is not uPlot 1.6.31's: pip install --force-reinstall youplot==1.0.0."
+        )
+    return content.decode()
 
 
 def _hash(text: str) -> str:
