@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,32 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def as_page(report: Mapping[str, Any]) -> str:
-    """`report` is what `read_report` gives."""
+@dataclass(frozen=True)
+class Live:
+    """What a server adds to the page, so that it follows the run. The texts are trusted, and escaped by who made them."""
+
+    bar: Markup | str = ""  # above the report; holds LANGUAGE
+    style: str = ""
+    scripts: tuple[str, ...] = ()  # behind the report's own; they may ask the server
+
+
+LANGUAGE = """<button id="language" type="button" hidden><span class="en" lang="zh-Hans">简体中文</span><span class="zh" lang="en">English</span></button>"""
+
+
+def as_page(report: Mapping[str, Any], live: Live | None = None) -> str:
+    """`report` is what `read_report` gives. Without `live` the page asks nobody for anything."""
     from markupsafe import Markup
 
-    style, scripts = _style(), _scripts()
+    live = live or Live()
+    style, scripts = report_style() + live.style, (*report_scripts(), *live.scripts)
     allowed = " ".join(map(_hash, scripts))
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    if live.scripts:
+        policy += "; connect-src 'self'"
     return _template().render(
         report=report,
+        live=live,
+        language=Markup(LANGUAGE),
         policy=policy,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
@@ -88,12 +106,12 @@ def in_time(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def both(words: str) -> Markup:
+def both(words: str, zh: Mapping[str, str] = ZH) -> Markup:
     """Words of the page in both languages, of which one is shown."""
     from markupsafe import Markup
 
     return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(
-        words, ZH[words]
+        words, zh[words]
     )
 
 
@@ -143,13 +161,13 @@ def _template() -> Template:
 
 
 @lru_cache(maxsize=1)
-def _scripts() -> tuple[str, str]:
+def report_scripts() -> tuple[str, str]:
     """uPlot, and what draws with it."""
     return _uplot("uplot.iife.min.js"), (_HERE / "page.js").read_text("utf-8")
 
 
 @lru_cache(maxsize=1)
-def _style() -> str:
+def report_style() -> str:
     return _uplot("uplot.min.css") + (_HERE / "page.css").read_text("utf-8")
 
 

@@ -88,7 +88,7 @@ def test_a_changed_file_of_uplot_reaches_no_page(tmp_path: Path, monkeypatch: py
     (tmp_path / "vendor" / "uplot.min.css").write_text("* { display: none }")
     spec = importlib.util.spec_from_file_location("youplot", tmp_path / "__init__.py")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "youplot" else None)
-    with pytest.raises(ConfigurationError, match="is not uPlot 1.6.31's"):
+    with pytest.raises(ConfigurationError, match=r"is not uPlot 1\.6\.31's"):
         _uplot("uplot.min.css")
 
 
