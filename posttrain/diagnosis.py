@@ -18,6 +18,7 @@ _OPTIONAL = {
     "gguf": ("reading the embedded model's file", "pip install 'posttrain[embedded]'"),
     "sacrebleu": ("chrF of translations", "pip install 'posttrain[translation]'"),
     "tensorboard": ("track='tensorboard'", "pip install 'posttrain[tensorboard]'"),
+    "starlette": ("posttrain serve and posttrain ui", "pip install 'posttrain[serve]'"),
     "matplotlib": ("the plot of recipes/compare_strategies.py", "pip install 'posttrain[plots]'"),
 }
 _FAST_TOKENIZERS = ("fastokens", "tokie")

@@ -74,7 +74,7 @@ def test_strategies_know_no_trl_and_two_modules_do() -> None:
 @pytest.mark.parametrize("command", [["-c", "import posttrain"], ["-m", "posttrain", "--help"]])
 def test_the_facade_loads_nothing_heavy(command: list[str]) -> None:
     code = "import sys, runpy, atexit\n" if command[0] == "-m" else ""
-    heavy = "('torch', 'transformers', 'trl', 'peft', 'datasets', 'numpy', 'wandb', 'accelerate')"
+    heavy = "('torch', 'transformers', 'trl', 'peft', 'datasets', 'numpy', 'wandb', 'accelerate', 'starlette', 'uvicorn')"
     report = f"[name for name in {heavy} if name in sys.modules]"
     if command[0] == "-m":
         code += f"atexit.register(lambda: print('LOADED', {report}))\nsys.argv = ['posttrain', '--help']\n"
