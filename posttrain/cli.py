@@ -21,6 +21,7 @@ from posttrain.commands.resume import resume
 from posttrain.commands.run import print_run, run
 from posttrain.commands.runs import runs
 from posttrain.commands.show import show
+from posttrain.commands.ui import ui
 from posttrain.errors import GateError, PosttrainError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    run, plan, explain, init, runs, show, report, compare, resume, clean, inspect, strategies, formats, schema, doctor,
+    run, plan, explain, init, runs, show, report, compare, resume, clean, inspect, ui, strategies, formats, schema, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     flags_of_a_script = command in (run, plan, explain)

@@ -70,6 +70,7 @@ class Runs:
         row: Json = {
             "id": id, "name": folder.name if name == "." else name, "status": "starting", "stages": [], "changed": time.time(),
             "bytes": 0, "error": "", "step": None, "steps": None, "loss": None, "resumes": False, "chats": False,
+            "output": (folder / OUTPUT_FILE).is_file(),
         }  # fmt: skip
         starting, failure = self.training.is_starting(folder), self.training.failed_start(folder)
         if not is_run(folder):
@@ -83,7 +84,7 @@ class Runs:
             ],
             "changed": state.changed,
             "bytes": state.bytes,
-            "error": visible(state.error or (failure if status != "running" else "")),
+            "error": visible(failure or state.error) if status not in ("running", "starting") else "",
             "resumes": status in ("stopped", "failed") and _can_resume(folder),
             "chats": bool(state.finished),
             **(_progress(folder, state.last_stage) if status == "running" else {}),
