@@ -20,6 +20,7 @@ from posttrain.commands.report import report
 from posttrain.commands.resume import resume
 from posttrain.commands.run import print_run, run
 from posttrain.commands.runs import runs
+from posttrain.commands.serve import serve
 from posttrain.commands.show import show
 from posttrain.commands.ui import ui
 from posttrain.errors import GateError, PosttrainError
@@ -35,7 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    run, plan, explain, init, runs, show, report, compare, resume, clean, inspect, ui, strategies, formats, schema, doctor,
+    run, plan, explain, init, runs, show, report, compare, serve, ui, resume, clean, inspect, strategies, formats, schema,
+    doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     flags_of_a_script = command in (run, plan, explain)

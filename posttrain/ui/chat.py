@@ -61,7 +61,8 @@ class ModelServer:
 class ModelServers:
     """Starts servers when they are asked for and ends those that nobody talks to; used from one event loop."""
 
-    command: Sequence[str] = (*PROGRAM, "serve")  # followed by the run folder and --port
+    # Followed by the run folder and --port. Stages that are no LoRA can be talked to, too.
+    command: Sequence[str] = (*PROGRAM, "serve", "--whole")
     _open: dict[Path, ModelServer] = field(default_factory=dict)
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -21,7 +21,7 @@
   }
 
   const line = (row) => make("tr", { "data-run": row.id, "data-status": row.status },
-    make("th", { scope: "row" }, make("a", { href: `/runs/${row.id}` }, row.name), row.error ? make("small", { class: "why" }, row.error) : null),
+    make("th", { scope: "row" }, make("a", { href: `/runs/${row.id}` }, row.name), row.error ? make("small", { class: row.status === "stopped" ? "why" : "why bad" }, row.error) : null),
     make("td", {}, make("span", { class: `state ${row.status}` }, say(row.status))),
     make("td", {}, make("ol", { class: "chain" }, row.stages.map((stage) => make("li", { class: stage.state }, stage.name))), progress(row)),
     make("td", { class: "n" }, row.loss == null ? "" : ui.number(row.loss)),

@@ -1,0 +1,122 @@
+"""One forward pass for many answers: a model, its cache, and the masks that keep the rows apart.
+
+# B rows, Q new tokens of each, L columns of the cache, V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.errors import ModelError
+from posttrain.pipeline.plain_lora import PlainLora
+
+from .cache import SlotCache
+
+BASE = "__base__"  # PEFT's name for rows without an adapter
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+
+
+class Decoder:
+    """Gives the logits behind each row's newest tokens. Rows are told apart by their slot alone.
+
+    Raises ModelError for a model whose attention is no plain or sliding one, or that gives other logits here than
+    without a cache.
+    """
+
+    def __init__(self, model: Any, slots: int) -> None:
+        self._model, self._slots = model, slots
+        self._peft: Any = None  # the same model with its adapters, once there is one
+        self._hooked: set[Any] = set()
+        self._adapters: list[str] = []  # of the rows of a forward pass
+        config = model.config.get_text_config()
+        self._layers, self._window = int(config.num_hidden_layers), config.to_dict().get("sliding_window")
+        self._kinds = tuple(dict.fromkeys(config.to_dict().get("layer_types") or [_SLIDING if self._window else _FULL]))
+        if not {*self._kinds} <= {_FULL, _SLIDING}:
+            raise ModelError(
+                f"The model has layers of the kind {', '.join({*self._kinds} - {_FULL, _SLIDING})}, and what is served here "
+                "has full or sliding attention; serve it with vLLM."
+            )
+        self.reset()
+
+    @property
+    def device(self) -> Any:
+        return self._model.device
+
+    def add(self, name: str, lora: PlainLora) -> None:
+        self._peft = lora.put_on(self._model if self._peft is None else self._peft, name)
+        for layer_name in lora.layers:
+            layer = self._model.get_submodule(layer_name)
+            if layer not in self._hooked:
+                # What PEFT's own forward does, which puts and takes away its hooks at every pass.
+                layer.register_forward_pre_hook(self._name_adapters, with_kwargs=True)
+                self._hooked.add(layer)
+
+    def _name_adapters(self, layer: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "adapter_names": self._adapters}
+
+    def remove(self, name: str) -> None:
+        self._peft.delete_adapter(name)
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._cache = SlotCache(self._slots, self._layers)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self._cache.move(source, target, length)
+
+    def logits(
+        self, first: int, tokens: Sequence[Sequence[int]], lengths: Sequence[int], adapters: Sequence[str]
+    ) -> Tensor:
+        """(B, V) behind the last token of each row. first: the slot of the first row; lengths: tokens it already has."""
+        most = max(map(len, tokens))
+        # Shorter rows are filled up on the left. What fills them is written behind the row's end, where no token of
+        # the row looks, and is written over later.
+        ids = [[0] * (most - len(new)) + list(new) for new in tokens]
+        columns = [
+            [*range(length + len(new), length + most), *range(length, length + len(new))]
+            for new, length in zip(tokens, lengths, strict=True)
+        ]
+        columns_BQ = torch.tensor(columns, device=self.device)
+        width = max(lengths) + most
+        self._cache.aim(first, columns_BQ, width)
+        self._adapters = list(adapters)
+        with torch.inference_mode():
+            out = self._model(
+                input_ids=torch.tensor(ids, device=self.device), position_ids=columns_BQ,
+                attention_mask=self._masks(columns_BQ, width), past_key_values=self._cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+        return out.logits[:, -1].float()
+
+    def _masks(self, columns_BQ: Tensor, width: int) -> Tensor | Mapping[str, Tensor]:
+        """Added to the attention scores; one for each kind of layer, where there are several."""
+        behind_BQL = columns_BQ[:, :, None] - torch.arange(width, device=self.device)
+        seen = {_FULL: behind_BQL >= 0}
+        if self._window:
+            seen[_SLIDING] = seen[_FULL] & (behind_BQL < self._window)
+        dtype = self._model.dtype
+        masks = {
+            kind: torch.zeros_like(seen[kind], dtype=dtype).masked_fill_(~seen[kind], torch.finfo(dtype).min)[:, None]
+            for kind in self._kinds
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def prove(self) -> None:
+        """Raises ModelError unless two rows of different length, with the cache, get the logits of the plain model."""
+        texts = [[5, 9, 3, 7, 11, 4], [8, 6, 10]]
+        self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
+        served = self.logits(0, [text[-1:] for text in texts], [len(text) - 1 for text in texts], [BASE, BASE])
+        self.reset()
+        with torch.inference_mode():
+            plain = [self._model(input_ids=torch.tensor([text], device=self.device)).logits[0, -1].float() for text in texts]
+        off = max(float((a - b).abs().max()) for a, b in zip(served, plain, strict=True))
+        scale = max(float(one.abs().max()) for one in plain)
+        if not off <= scale * (1e-3 if self._model.dtype == torch.float32 else 5e-2):
+            raise ModelError(
+                f"The model gives other logits with the cache of the server than without one (they differ by {off:.2g}, and "
+                f"the largest is {scale:.2g}); serve it with vLLM."
+            )
