@@ -16,19 +16,27 @@ _SHORTEST_KEY = 16
 
 def serve(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN...]", help="Run folders on one base.")],
-    host: Annotated[str, typer.Option(help="The address to listen on; others than loopback need --allow-host.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others than loopback need --allow-host.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option(help=f"A file with the key; else {_KEY}, else a new one is made and printed.")
+        Path | None,
+        typer.Option(help=f"A file with the key; else {_KEY}, else a new one is made and printed."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name or address, without a port, that clients ask for. May be repeated.")
+        list[str] | None,
+        typer.Option(help="A name or address, without a port, that clients ask for. May be repeated."),
     ] = None,
     adapters: Annotated[
-        list[Path] | None, typer.Option(help="A folder from which adapters may be loaded while it serves. May be repeated.")
+        list[Path] | None,
+        typer.Option(help="A folder from which adapters may be loaded while it serves. May be repeated."),
     ] = None,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Load stages that are no plain LoRA, too, each with weights of its own.")
+        bool,
+        typer.Option(
+            "--whole", help="Load stages that are no plain LoRA, too, each with weights of its own."
+        ),
     ] = False,
 ) -> None:
     """Answer by the OpenAI API for every stage of the runs by its name, on one copy of their base."""
@@ -85,5 +93,7 @@ def _hosts(host: str, allowed: list[str]) -> list[str]:
     if is_loopback(host):
         return allowed
     if host in ("0.0.0.0", "::", "") and not allowed:
-        raise SettingError(f"--host {host} listens everywhere; say with --allow-host which names clients ask for.")
+        raise SettingError(
+            f"--host {host} listens everywhere; say with --allow-host which names clients ask for."
+        )
     return [*allowed, f"[{host}]" if ":" in host else host]

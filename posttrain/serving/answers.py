@@ -96,7 +96,9 @@ class Form:
         return isinstance(self.asked, Chat)
 
     def _envelope(self, choices: list[dict[str, Any]], part: bool) -> dict[str, Any]:
-        kind = ("chat.completion.chunk" if part else "chat.completion") if self._is_chat else "text_completion"
+        kind = (
+            ("chat.completion.chunk" if part else "chat.completion") if self._is_chat else "text_completion"
+        )
         prefix = "chatcmpl" if self._is_chat else "cmpl"
         return {
             "id": f"{prefix}-{self.number}", "object": kind, "created": self.created, "model": self.model,
@@ -105,8 +107,18 @@ class Form:
 
     def _choice(self, content: Mapping[str, Any], reason: str | None, part: bool) -> dict[str, Any]:
         if not self._is_chat:
-            return {"index": 0, "text": content.get("content") or "", "logprobs": None, "finish_reason": reason}
-        return {"index": 0, ("delta" if part else "message"): content, "logprobs": None, "finish_reason": reason}
+            return {
+                "index": 0,
+                "text": content.get("content") or "",
+                "logprobs": None,
+                "finish_reason": reason,
+            }
+        return {
+            "index": 0,
+            ("delta" if part else "message"): content,
+            "logprobs": None,
+            "finish_reason": reason,
+        }
 
     def _chunk(self, content: Mapping[str, Any], reason: str | None = None) -> str:
         value = self._envelope([self._choice(content, reason, True)], True)
@@ -158,7 +170,9 @@ class Form:
             for one in calls
         ]
         before = text[: certain_part(text)]
-        return ({"content": before.strip() or None} if not sent else {}) | {"tool_calls": written}, "tool_calls"
+        return ({"content": before.strip() or None} if not sent else {}) | {
+            "tool_calls": written
+        }, "tool_calls"
 
 
 def _has_tools(asked: Asked) -> bool:
@@ -170,7 +184,7 @@ def _event(value: Mapping[str, Any]) -> str:
 
 
 def as_error(error: BadRequest) -> dict[str, Any]:
-    kind = {404: "not_found_error", 429: "rate_limit_error", 503: "server_error"}.get(error.status, "invalid_request_error")
+    kind = {404: "not_found_error", 429: "rate_limit_error", 503: "server_error"}.get(
+        error.status, "invalid_request_error"
+    )
     return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
-
-

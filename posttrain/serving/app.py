@@ -51,8 +51,14 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _unknown(request: Request, error: Any) -> Response:
-    what = "There is nothing at this address." if error.status_code == 404 else "This address takes another method."
-    return JSONResponse(as_error(BadRequest(what, status=error.status_code)), error.status_code, error.headers)
+    what = (
+        "There is nothing at this address."
+        if error.status_code == 404
+        else "This address takes another method."
+    )
+    return JSONResponse(
+        as_error(BadRequest(what, status=error.status_code)), error.status_code, error.headers
+    )
 
 
 class _Endpoints:
@@ -76,7 +82,9 @@ class _Endpoints:
         asked = read_completion(request_json(request.scope))
         return await self._answer(request, asked, lambda served: _plain_prompt(served, asked))
 
-    async def _answer(self, request: Request, asked: Asked, prompt: Callable[[Served], list[int]]) -> Response:
+    async def _answer(
+        self, request: Request, asked: Asked, prompt: Callable[[Served], list[int]]
+    ) -> Response:
         served = self._find(asked.model)
         try:
             ids = await run_in_threadpool(prompt, served)
@@ -100,14 +108,21 @@ class _Endpoints:
     def _find(self, name: str) -> Served:
         served = self._bank.find(name)
         if served is None:
-            raise BadRequest(f"There is no model {name[:128]!r}; GET /v1/models lists them.", "model", "model_not_found", 404)
+            raise BadRequest(
+                f"There is no model {name[:128]!r}; GET /v1/models lists them.",
+                "model",
+                "model_not_found",
+                404,
+            )
         return served
 
     async def load(self, request: Request) -> Response:
         """{"lora_name", "lora_path"}: the path is a run, or a stage or adapter of one, in a folder that is allowed."""
         name, path = _texts(request_json(request.scope), "lora_name", "lora_path")
         if not _NAME.fullmatch(name):
-            raise BadRequest("lora_name must be up to 64 letters, digits, dots, dashes and underscores.", "lora_name")
+            raise BadRequest(
+                "lora_name must be up to 64 letters, digits, dots, dashes and underscores.", "lora_name"
+            )
 
         def add() -> None:
             self._bank.add(name, find_adapter(path, self._adapters))
@@ -167,7 +182,9 @@ def _texts(body: Any, *names: str) -> tuple[str, ...]:
     if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in names):
         raise BadRequest(f"The body must be an object with {' and '.join(names)}.", names[0])
     if unknown := next((name for name in body if name not in (*names, "lora_int_id")), None):
-        raise BadRequest(f"{unknown[:64]} is no known field; leave it out.", unknown[:64], "unsupported_parameter")
+        raise BadRequest(
+            f"{unknown[:64]} is no known field; leave it out.", unknown[:64], "unsupported_parameter"
+        )
     return tuple(body[name] for name in names)
 
 

@@ -45,7 +45,9 @@ class Bank:
         self._engines: dict[str, tuple[Engine, Speaker]] = {}  # by the fingerprint of their model
         self._served: dict[str, Served] = {}
         self._aliases: dict[str, str] = {}
-        self._changing = threading.Lock()  # one model is loaded or removed at a time; finding one waits for nobody
+        self._changing = (
+            threading.Lock()
+        )  # one model is loaded or removed at a time; finding one waits for nobody
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
@@ -61,7 +63,9 @@ class Bank:
         """
         with self._changing:
             if self.find(name):
-                raise SettingError(f"There is a model called {name!r} already; unload it first, or take another name.")
+                raise SettingError(
+                    f"There is a model called {name!r} already; unload it first, or take another name."
+                )
             engine, speaker, adapter = self._load(ref)
             served = Served(name, ref, engine, speaker, adapter)
             self._served[name] = served
@@ -109,7 +113,9 @@ class Bank:
         if not self._whole:
             raise StrategyError(f"{reason} It can be served with weights of its own only: --whole.")
         if ref.adapters and kind_of(ref.adapters[-1].folder) in PROMPTS:
-            raise StrategyError(f"{ref.adapters[-1].folder} holds trained prompts, which are no weights; it is not served.")
+            raise StrategyError(
+                f"{ref.adapters[-1].folder} holds trained prompts, which are no weights; it is not served."
+            )
 
     def _engine(self, ref: ModelRef) -> tuple[Engine, Speaker]:
         from posttrain.pipeline.base_models import shared_tokenizer
@@ -143,7 +149,9 @@ def offers(runs: Sequence[Run]) -> list[Offer]:
     """
     names = [run.folder.name for run in runs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise SettingError(f"Two of the runs are called {twice!r}, and their models could not be told apart; rename a folder.")
+        raise SettingError(
+            f"Two of the runs are called {twice!r}, and their models could not be told apart; rename a folder."
+        )
     policies = {
         run.folder.name: {
             record.name: record.models["policy"]
@@ -180,7 +188,9 @@ def find_adapter(path: str, allowed: Sequence[Path]) -> ModelRef:
 
     Raises RunFolderError for every other path.
     """
-    refusal = RunFolderError("lora_path must be a run, or a stage or adapter of one, inside the folders that are served.")
+    refusal = RunFolderError(
+        "lora_path must be a run, or a stage or adapter of one, inside the folders that are served."
+    )
     if "\0" in path or not Path(path).is_absolute():
         raise refusal
     place = Path(path).resolve()

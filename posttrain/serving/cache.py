@@ -33,7 +33,9 @@ class SlotLayer(CacheLayerMixin):
         )  # fmt: skip
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if self.keys is None:
             self.lazy_initialization(key_states, value_states)
         at, read = self._places, []

@@ -34,7 +34,9 @@ class Decoder:
         self._adapters: list[str] = []  # of the rows of a forward pass
         config = model.config.get_text_config()
         self._layers, self._window = int(config.num_hidden_layers), config.to_dict().get("sliding_window")
-        self._kinds = tuple(dict.fromkeys(config.to_dict().get("layer_types") or [_SLIDING if self._window else _FULL]))
+        self._kinds = tuple(
+            dict.fromkeys(config.to_dict().get("layer_types") or [_SLIDING if self._window else _FULL])
+        )
         if not {*self._kinds} <= {_FULL, _SLIDING}:
             raise ModelError(
                 f"The model has layers of the kind {', '.join({*self._kinds} - {_FULL, _SLIDING})}, and what is served here "
@@ -100,7 +102,9 @@ class Decoder:
             seen[_SLIDING] = seen[_FULL] & (behind_BQL < self._window)
         dtype = self._model.dtype
         masks = {
-            kind: torch.zeros_like(seen[kind], dtype=dtype).masked_fill_(~seen[kind], torch.finfo(dtype).min)[:, None]
+            kind: torch.zeros_like(seen[kind], dtype=dtype).masked_fill_(~seen[kind], torch.finfo(dtype).min)[
+                :, None
+            ]
             for kind in self._kinds
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
@@ -109,10 +113,15 @@ class Decoder:
         """Raises ModelError unless two rows of different length, with the cache, get the logits of the plain model."""
         texts = [[5, 9, 3, 7, 11, 4], [8, 6, 10]]
         self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
-        served = self.logits(0, [text[-1:] for text in texts], [len(text) - 1 for text in texts], [BASE, BASE])
+        served = self.logits(
+            0, [text[-1:] for text in texts], [len(text) - 1 for text in texts], [BASE, BASE]
+        )
         self.reset()
         with torch.inference_mode():
-            plain = [self._model(input_ids=torch.tensor([text], device=self.device)).logits[0, -1].float() for text in texts]
+            plain = [
+                self._model(input_ids=torch.tensor([text], device=self.device)).logits[0, -1].float()
+                for text in texts
+            ]
         off = max(float((a - b).abs().max()) for a, b in zip(served, plain, strict=True))
         scale = max(float(one.abs().max()) for one in plain)
         if not off <= scale * (1e-3 if self._model.dtype == torch.float32 else 5e-2):

@@ -108,7 +108,11 @@ class Spoken:
         return text[len(before) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=not self.special, clean_up_tokenization_spaces=False))
+        return str(
+            self.tokenizer.decode(
+                ids, skip_special_tokens=not self.special, clean_up_tokenization_spaces=False
+            )
+        )
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from posttrain.errors import PosttrainError
-
 from posttrain.pipeline.plain_lora import PlainLora
+
 from .decoder import BASE, Decoder
 from .sampling import Draws, Sampling, pick
 
@@ -102,10 +102,15 @@ class Engine:
     # --- asked from any thread ---
 
     def submit(
-        self, prompt: Sequence[int], max_tokens: int, sampling: Sampling, adapter: str | None, deliver: Deliver
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling,
+        adapter: str | None,
+        deliver: Deliver,
     ) -> Ticket:
         """Ask for an answer. Raises Overloaded when too many wait already, NoSuchAdapter when that one was removed."""
-        assert 0 < len(prompt) and 0 < max_tokens and len(prompt) + max_tokens <= self.longest
+        assert len(prompt) > 0 and max_tokens > 0 and len(prompt) + max_tokens <= self.longest
         until = time.monotonic() + self.limits.seconds
         ticket = Ticket(prompt, max_tokens, sampling, adapter or BASE, deliver, until)
         with self._changed:
@@ -142,7 +147,9 @@ class Engine:
 
     def remove(self, name: str) -> None:
         """Free an adapter once the answers that use it are given; nobody may ask for it any more."""
-        with self._changed:  # a layer that does not know a row's adapter would answer as the base, without an error
+        with (
+            self._changed
+        ):  # a layer that does not know a row's adapter would answer as the base, without an error
             self._ready.discard(name)
             self._retired.add(name)
             self._changed.notify()
@@ -176,7 +183,9 @@ class Engine:
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when closed."""
         with self._changed:
-            while not (self._closed or self._waiting or self._work or self._rows or self._reading or self._retired):
+            while not (
+                self._closed or self._waiting or self._work or self._rows or self._reading or self._retired
+            ):
                 self._changed.wait()
             return not self._closed
 
@@ -198,7 +207,9 @@ class Engine:
             except Exception as error:
                 done.set_exception(error)
         with self._changed:
-            free = self._retired - {ticket.adapter for ticket in (*self._waiting, *self._rows, *self._reading)}
+            free = self._retired - {
+                ticket.adapter for ticket in (*self._waiting, *self._rows, *self._reading)
+            }
             self._retired -= free
         for name in free:
             self._decoder.remove(name)
@@ -244,7 +255,9 @@ class Engine:
                 new = self._waiting[0]
                 together = [*self._reading, new]
                 longest = max(one.longest for one in (*self._rows, *together))
-                if (len(self._rows) + len(together)) * longest > self.limits.cache_tokens and (self._rows or self._reading):
+                if (len(self._rows) + len(together)) * longest > self.limits.cache_tokens and (
+                    self._rows or self._reading
+                ):
                     break
                 widest = max(len(one.prompt) for one in together)
                 if self._reading and len(together) * widest > self.limits.prompt_tokens:
@@ -256,7 +269,10 @@ class Engine:
         most = max(1, self.limits.prompt_tokens // len(self._reading))
         pieces = [one.prompt[one.length : one.length + most] for one in self._reading]
         logits = self._decoder.logits(
-            len(self._rows), pieces, [one.length for one in self._reading], [one.adapter for one in self._reading]
+            len(self._rows),
+            pieces,
+            [one.length for one in self._reading],
+            [one.adapter for one in self._reading],
         )
         for ticket, piece in zip(self._reading, pieces, strict=True):
             ticket.length += len(piece)
@@ -279,7 +295,9 @@ class Engine:
         for ticket, token in zip(tickets, tokens, strict=True):
             ticket.last, ticket.made = token, ticket.made + 1
             stopped = token in self._stops
-            reason: Reason | None = "stop" if stopped else "length" if ticket.made == ticket.max_tokens else None
+            reason: Reason | None = (
+                "stop" if stopped else "length" if ticket.made == ticket.max_tokens else None
+            )
             _deliver(ticket, [] if stopped else [token], reason)
             if reason or ticket.cancelled:
                 self._free(ticket)

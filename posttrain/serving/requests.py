@@ -11,8 +11,27 @@ from .sampling import Sampling
 
 MOST_MESSAGES, MOST_STOPS, LONGEST_STOP, MOST_TOOLS = 256, 8, 256, 128
 _ROLES = ("system", "developer", "user", "assistant", "tool")
-_SHARED = ("model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "seed", "stop", "n", "user")
-_CHAT = (*_SHARED, "messages", "max_completion_tokens", "tools", "tool_choice", "parallel_tool_calls", "response_format")
+_SHARED = (
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "n",
+    "user",
+)
+_CHAT = (
+    *_SHARED,
+    "messages",
+    "max_completion_tokens",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+)
 _COMPLETION = (*_SHARED, "prompt")
 # Fields of the API that are not there; their values that change nothing may be sent.
 _HARMLESS: Mapping[str, Sequence[Any]] = {
@@ -25,7 +44,9 @@ _HARMLESS: Mapping[str, Sequence[Any]] = {
 class BadRequest(Exception):
     """Answered with its status and the field at fault."""
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None, status: int = 400
+    ) -> None:
         super().__init__(message)
         self.param, self.code, self.status = param, code, status
 
@@ -64,7 +85,9 @@ def read_chat(body: Any) -> Chat:
         raise BadRequest(f"messages must be a list of 1 to {MOST_MESSAGES} messages.", "messages")
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise BadRequest(f"messages[{i}] must be an object with a role: {', '.join(_ROLES)}.", f"messages[{i}]")
+            raise BadRequest(
+                f"messages[{i}] must be an object with a role: {', '.join(_ROLES)}.", f"messages[{i}]"
+            )
     return Chat(**_shared(body, "max_completion_tokens"), row={"messages": messages, "tools": _tools(body)})
 
 
@@ -122,8 +145,12 @@ def _shared(body: Mapping[str, Any], *longer_names: str) -> dict[str, Any]:
 
 
 def _stops(value: Any) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
-    if len(stops) > MOST_STOPS or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in stops):
+    stops = (
+        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else (None,)
+    )
+    if len(stops) > MOST_STOPS or not all(
+        isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in stops
+    ):
         raise BadRequest(f"stop must be up to {MOST_STOPS} texts of 1 to {LONGEST_STOP} characters.", "stop")
     return stops
 
@@ -133,12 +160,24 @@ def _tools(body: Mapping[str, Any]) -> list[Any]:
     if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
         raise BadRequest(f"tools must be a list of up to {MOST_TOOLS}.", "tools")
     if body.get("response_format", {"type": "text"}) != {"type": "text"}:
-        raise BadRequest("response_format can only be text: decoding is not constrained.", "response_format", "unsupported_parameter")
+        raise BadRequest(
+            "response_format can only be text: decoding is not constrained.",
+            "response_format",
+            "unsupported_parameter",
+        )
     if body.get("parallel_tool_calls", True) is not True:
-        raise BadRequest("parallel_tool_calls can only be true: decoding is not constrained.", "parallel_tool_calls", "unsupported_parameter")
+        raise BadRequest(
+            "parallel_tool_calls can only be true: decoding is not constrained.",
+            "parallel_tool_calls",
+            "unsupported_parameter",
+        )
     choice = body.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
-        raise BadRequest("tool_choice can be auto or none: decoding is not constrained.", "tool_choice", "unsupported_parameter")
+        raise BadRequest(
+            "tool_choice can be auto or none: decoding is not constrained.",
+            "tool_choice",
+            "unsupported_parameter",
+        )
     return [] if choice == "none" else tools
 
 

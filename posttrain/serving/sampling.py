@@ -22,7 +22,9 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature < 1e-4  # below, quotients overflow, and the likeliest token has all the probability
+        return (
+            self.temperature < 1e-4
+        )  # below, quotients overflow, and the likeliest token has all the probability
 
 
 class Draws:
@@ -44,10 +46,16 @@ def pick(logits_BV: Tensor, how: Sequence[Sampling], draws: Sequence[Draws]) -> 
             continue
         temperatures, top_ps, numbers = (
             torch.tensor(values, device=logits_BV.device, dtype=torch.float64)
-            for values in zip(*((how[i].temperature, how[i].top_p, draws[i].next()) for i in rows), strict=True)
+            for values in zip(
+                *((how[i].temperature, how[i].top_p, draws[i].next()) for i in rows), strict=True
+            )
         )
         probabilities_BV = torch.softmax(logits_BV[rows].double() / temperatures[:, None], -1)
-        drawn = _from_nucleus(probabilities_BV, top_ps, numbers) if nucleus else _from_all(probabilities_BV, numbers)
+        drawn = (
+            _from_nucleus(probabilities_BV, top_ps, numbers)
+            if nucleus
+            else _from_all(probabilities_BV, numbers)
+        )
         for row, token in zip(rows, drawn, strict=True):
             chosen[row] = token
     return chosen

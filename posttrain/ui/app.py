@@ -122,7 +122,7 @@ class Site:
 
     async def events(self, request: Request) -> Response:
         """The list of runs whenever it changes, as server-sent events."""
-        return _stream(_changes(request, self.runs.listed))
+        return _stream(_changes(request, lambda: self.runs.listed(age=_LOOK_SECONDS / 2)))
 
     async def run_events(self, request: Request) -> Response:
         """That a run has news."""

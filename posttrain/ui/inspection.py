@@ -38,7 +38,7 @@ class Question:
 
     def words(self, file: str) -> list[str]:
         """A model that is a folder here is found from anywhere."""
-        model = str(Path(self.model).resolve()) if Path(self.model).is_dir() else self.model
+        model = str(Path(self.model).resolve()) if self.model and Path(self.model).is_dir() else self.model
         given = {"model": model, "kind": self.kind, "max-length": self.max_length}
         words = [f"--{flag}={value}" for flag, value in given.items() if value]
         return ["inspect", "--json", *words, *([f"--rows={_ROWS}"] if self.model else []), "--", file]

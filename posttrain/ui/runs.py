@@ -25,7 +25,6 @@ from posttrain.pipeline.run_list import RunState, find_runs, is_run, read_state
 from .training import Training
 
 Json = dict[str, Any]
-_FRESH = 0.7  # seconds that one reading serves everybody who asks
 _TAIL = 16 << 10  # bytes at the end of metrics.jsonl in which the last line stands
 
 
@@ -55,18 +54,18 @@ class Runs:
         except KeyError:
             raise RunFolderError("There is no such run here any more.") from None
 
-    def listed(self) -> list[Json]:
-        """Every run, the newest change first; read at most once in a moment, whoever asks."""
+    def listed(self, age: float = 0.0) -> list[Json]:
+        """Every run, the newest change first. age: seconds that it may be old, so that many can follow it at once."""
         with self._lock:
             at, listed = self._listed
-            if time.monotonic() - at > _FRESH:
+            if not listed or time.monotonic() - at >= age:
                 rows = [self.row(id, folder) for id, folder in self.folders().items()]
                 listed = sorted(rows, key=lambda row: -row["changed"])
                 self._listed = time.monotonic(), listed
             return listed
 
     def row(self, id: str, folder: Path) -> Json:
-        name = visible(os.fsdecode(os.path.relpath(folder, self.root)).replace("\\", "/"))
+        name = visible(os.fsdecode(os.path.relpath(folder, self.root)))
         row: Json = {
             "id": id, "name": folder.name if name == "." else name, "status": "starting", "stages": [], "changed": time.time(),
             "bytes": 0, "error": "", "step": None, "steps": None, "loss": None, "resumes": False, "chats": False,

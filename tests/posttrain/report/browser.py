@@ -119,14 +119,18 @@ class Browser:
         self.run(f"{found}.scrollIntoView({{block: 'center'}})")
         # laid out again, if a screenshot or new content made that necessary
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        x, y = self.run(f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({found}.getBoundingClientRect())")
+        x, y = self.run(
+            f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({found}.getBoundingClientRect())"
+        )
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             button = "none" if kind == "mouseMoved" else "left"
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def write(self, selector: str, text: str) -> None:
         """Into a field, in place of what is there, as a keyboard does it."""
-        self.run(f"(({{}}) => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); field.select(); }})({{}})")
+        self.run(
+            f"(({{}}) => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); field.select(); }})({{}})"
+        )
         self.ask("Input.insertText", text=text)
 
     def choose(self, selector: str, value: str) -> None:

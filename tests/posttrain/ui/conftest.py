@@ -1,7 +1,6 @@
 """A page over a folder of the test's own, the browser that opens it, and where its screenshots go."""
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 from posttrain.ui.app import Site
 from posttrain.ui.chat import ModelServers
 from tests.posttrain.report import browser
+from tests.posttrain.ui.asking import STAND_IN, TOKEN
 from tests.posttrain.web.running import running
 
-TOKEN = "the-token"
-STAND_IN = (sys.executable, str(Path(__file__).with_name("model_server.py")))
 SCREENSHOTS = Path(__file__).resolve().parents[3] / "build" / "screenshots"
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +15,15 @@ EVIL = "<script>document.title='hacked'</script><img src=x onerror=\"document.ti
 
 
 @pytest.mark.slow
-def test_a_run_from_the_form_to_the_chat(site: Site, address: str, page: Browser, keep: Callable[[str], None]) -> None:
+def test_a_run_from_the_form_to_the_chat(
+    site: Site, address: str, page: Browser, keep: Callable[[str], None]
+) -> None:
     page.open(f"{address}/new")
     page.choose("#recipe", "")
     page.write("#name", "by-clicks")
-    page.run("[...document.querySelectorAll('#settings label')].find((one) => one.textContent === 'model').control.id = 'the-model'")
+    page.run(
+        "[...document.querySelectorAll('#settings label')].find((one) => one.textContent === 'model').control.id = 'the-model'"
+    )
     page.write("#the-model", "tiny-random")
     more = "#settings fieldset:nth-of-type(2) .more select"
     for name, value in (("max_steps", "60"), ("batch_size", "2")):
@@ -29,7 +31,10 @@ def test_a_run_from_the_form_to_the_chat(site: Site, address: str, page: Browser
         page.run(f"document.activeElement.id = 'the-{name}'")
         page.write(f"#the-{name}", value)
     text = page.run("document.getElementById('text').value")
-    assert text == "model: tiny-random\nseed: 0\n\nstrategy: # of every stage that names none\n  LoRA: {}\n\nstages:\n  - SFT:\n      max_steps: 60\n      batch_size: 2\n"
+    assert (
+        text
+        == "model: tiny-random\nseed: 0\n\nstrategy: # of every stage that names none\n  LoRA: {}\n\nstages:\n  - SFT:\n      max_steps: 60\n      batch_size: 2\n"
+    )
     assert page.run("document.getElementById('start-button').disabled")
     page.click("#plan-button")
     page.wait_for("document.querySelector('#plan tbody td')", 120)
@@ -37,8 +42,12 @@ def test_a_run_from_the_form_to_the_chat(site: Site, address: str, page: Browser
     assert cells[5] == "60" and cells[0] == "240"
     keep("new")
     page.click("#start-button")
-    page.wait_for("location.pathname.startsWith('/runs/') && document.documentElement.dataset.ready === ''", 60)
-    page.wait_for("document.querySelector('.chart')?.plot?.data[0].length > 3", 180)  # it draws while it trains
+    page.wait_for(
+        "location.pathname.startsWith('/runs/') && document.documentElement.dataset.ready === ''", 60
+    )
+    page.wait_for(
+        "document.querySelector('.chart')?.plot?.data[0].length > 3", 180
+    )  # it draws while it trains
     keep("running")
     folder = site.root / "by-clicks"
     assert read_state(folder).status == "running"
@@ -55,8 +64,10 @@ def test_a_run_from_the_form_to_the_chat(site: Site, address: str, page: Browser
     page.wait_for("document.querySelector('.chart[data-metric=loss]').plot.data[1].length === 60")
     lines = steps_in(folder)
     assert [line["step"] for line in lines] == list(range(1, 61))
-    assert page.run("[...document.querySelector('.chart[data-metric=loss]').plot.data[1]]") == [line["loss"] for line in lines]
-    assert page.run("document.querySelector('#output pre').textContent") == "" # it is closed
+    assert page.run("[...document.querySelector('.chart[data-metric=loss]').plot.data[1]]") == [
+        line["loss"] for line in lines
+    ]
+    assert page.run("document.querySelector('#output pre').textContent") == ""  # it is closed
     page.click("#output summary")
     page.wait_for("document.querySelector('#output pre').textContent.includes('SIGTERM')")
     page.click("#runbar a[href^='/chat']")
@@ -66,8 +77,12 @@ def test_a_run_from_the_form_to_the_chat(site: Site, address: str, page: Browser
     page.wait_for("document.querySelectorAll('#model1 option').length === 3", 60)
     page.write("#message", EVIL)
     page.click("#send")
-    page.wait_for("document.querySelectorAll('.said.assistant').length === 2 && !document.getElementById('send').disabled")
-    assert page.run("[...document.querySelectorAll('.said.assistant pre')].map((one) => one.textContent)") == [f"sft: {EVIL}", f"sft: {EVIL}"]
+    page.wait_for(
+        "document.querySelectorAll('.said.assistant').length === 2 && !document.getElementById('send').disabled"
+    )
+    assert page.run(
+        "[...document.querySelectorAll('.said.assistant pre')].map((one) => one.textContent)"
+    ) == [f"sft: {EVIL}", f"sft: {EVIL}"]
     assert page.run("document.title") == "Chat · posttrain"
     assert len((folder / "served").read_text().split()) == 1  # one process, one base, for both
     keep("chat")
