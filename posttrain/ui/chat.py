@@ -97,7 +97,9 @@ class ModelServers:
         except BaseException:
             server.busy -= 1
             raise
-        return _pieces(server, response)
+        pieces = _pieces(server, response)
+        await anext(pieces)  # begun, so that its end comes whoever drops it
+        return pieces
 
     async def sweep(self) -> None:
         """End what has been idle for long, for ever."""
@@ -149,6 +151,7 @@ async def _ready(server: ModelServer) -> tuple[str, ...]:
 
 async def _pieces(server: ModelServer, response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
     try:
+        yield b""
         while piece := await _in_thread(response.read1, 1 << 16):
             yield piece
     finally:  # the reader is gone, or all is said: the server hears that from its closed connection

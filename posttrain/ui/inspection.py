@@ -16,7 +16,7 @@ from .commands import answer
 
 MOST_BYTES = 256 << 20  # of a file that is dropped on the page
 _SECONDS = 600.0
-_ROWS = 20  # that are shown with their trained tokens
+_ROWS = 10  # that are shown with their trained tokens
 
 
 @dataclass(frozen=True)

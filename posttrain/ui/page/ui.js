@@ -30,7 +30,7 @@ const ui = (() => {
   function make(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) if (value !== false && value != null) made.setAttribute(name, value === true ? "" : value);
-    made.append(...children.flat().filter((child) => child != null && child !== false).map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))));
+    made.append(...children.flat(Infinity).filter((child) => child != null && child !== false).map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))));
     return made;
   }
 

@@ -11,7 +11,11 @@ from posttrain.pipeline.run_list import read_state
 from posttrain.ui.app import Site
 from tests.posttrain.report.browser import Browser
 
-EVIL = "<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    (tmp_path / "runs").mkdir()
+    return Site.of(tmp_path / "runs")
 
 
 @pytest.mark.slow
@@ -71,21 +75,25 @@ def test_a_run_from_the_form_to_the_chat(
     page.click("#output summary")
     page.wait_for("document.querySelector('#output pre').textContent.includes('SIGTERM')")
     page.click("#runbar a[href^='/chat']")
-    page.wait_for("document.querySelectorAll('#model0 option').length === 3", 60)
+    page.wait_for(
+        "document.querySelectorAll('#model0 option').length", 180
+    )  # the real server, with the run's model
     page.choose("#model0", "sft")
     page.click("#two")
-    page.wait_for("document.querySelectorAll('#model1 option').length === 3", 60)
-    page.write("#message", EVIL)
+    page.wait_for("document.querySelectorAll('#model1 option').length", 60)
+    page.choose("#model1", "sft")
+    page.write("#longest", "12")
+    page.write("#message", "Which lock is good?")
     page.click("#send")
     page.wait_for(
-        "document.querySelectorAll('.said.assistant').length === 2 && !document.getElementById('send').disabled"
+        "document.querySelectorAll('.said.assistant pre').length === 2 && !document.getElementById('send').disabled",
+        120,
     )
-    assert page.run(
-        "[...document.querySelectorAll('.said.assistant pre')].map((one) => one.textContent)"
-    ) == [f"sft: {EVIL}", f"sft: {EVIL}"]
-    assert page.run("document.title") == "Chat · posttrain"
-    assert len((folder / "served").read_text().split()) == 1  # one process, one base, for both
+    said = page.run("[...document.querySelectorAll('.said.assistant pre')].map((one) => one.textContent)")
+    assert said[0] and said[0] == said[1]  # greedy, of the same stage
     keep("chat")
+    page.click("#over")
+    page.wait_for("document.querySelectorAll('.said').length === 0")
     assert page.errors == []
 
 

@@ -24,7 +24,7 @@ PAGE = Path(__file__).resolve().parents[3] / "posttrain" / "ui" / "page"
 NOTHING_RAN = """(() => {
   const foreign = document.querySelectorAll('img, iframe, object, embed, link, base, math, template, style:not(head *)').length;
   const handlers = [...document.querySelectorAll('*')].some((e) => [...e.attributes].some((a) => a.name.startsWith('on')));
-  return [foreign, handlers, document.title.includes('hacked'), window.hacked ?? 0];
+  return [foreign, handlers, document.title === 'hacked', window.hacked ?? 0];
 })()"""
 
 
@@ -107,7 +107,9 @@ def test_hostile_rows_and_settings_stay_text(
     assert page.run("document.getElementById('verdict').textContent").startswith("7 of 46 rows are bad")
     text = page.run("document.getElementById('found').textContent")
     assert "rows<b>.jsonl" in text and visible(HOSTILE[0]) in text
-    assert page.run("document.querySelectorAll('mark').length") > 20
+    assert page.run("document.querySelectorAll('.row mark').length") == 10
+    assert page.run("document.querySelector('.row mark').textContent") == f"ok {HOSTILE[0]}<|im_end|>"
+    assert "[object" not in text
     assert page.run(NOTHING_RAN) == [0, False, False, 0]
     keep("data")
     page.open(f"{address}/new")
