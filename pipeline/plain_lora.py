@@ -58,9 +58,13 @@ class PlainLora:
 
         folder = adapter.folder
         if adapter.merge_onto != "weights":
-            raise StrategyError(f"{folder} was merged onto {adapter.merge_onto} weights, which are other than the base's.")
+            raise StrategyError(
+                f"{folder} was merged onto {adapter.merge_onto} weights, which are other than the base's."
+            )
         if kind_of(folder) != "LORA":
-            raise StrategyError(f"{folder} is of the kind {kind_of(folder)}, which is no sum of low-rank factors.")
+            raise StrategyError(
+                f"{folder} is of the kind {kind_of(folder)}, which is no sum of low-rank factors."
+            )
         config = read_config(folder)
         if config.use_dora or config.alora_invocation_tokens or config.use_qalora:
             raise StrategyError(f"{folder} is a LoRA with more than its two factors (DoRA or alike).")
@@ -85,7 +89,9 @@ class PlainLora:
         names = dict.fromkeys(name for lora in loras for name in lora.layers)
         layers = {}
         for name in names:
-            parts = [(lora.layers[name], w) for lora, w in zip(loras, given, strict=True) if name in lora.layers]
+            parts = [
+                (lora.layers[name], w) for lora, w in zip(loras, given, strict=True) if name in lora.layers
+            ]
             a_RI = torch.cat([one.a_RI for one, _ in parts])
             b_OR = torch.cat([one.b_OR * weight for one, weight in parts], dim=1)
             layers[name] = Factors(a_RI, b_OR)
@@ -105,7 +111,9 @@ class PlainLora:
             qa, ra = torch.linalg.qr(one.a_RI.double().T)
             u, s, vt = torch.linalg.svd(rb @ ra.T)
             kept = s[:rank].sqrt()
-            layers[name] = Factors((kept[:, None] * (vt[:rank] @ qa.T)).float(), ((qb @ u[:, :rank]) * kept).float())
+            layers[name] = Factors(
+                (kept[:, None] * (vt[:rank] @ qa.T)).float(), ((qb @ u[:, :rank]) * kept).float()
+            )
             lost, whole = lost + float(s[rank:].square().sum()), whole + float(s.square().sum())
         return PlainLora(layers, self.transposed), math.sqrt(lost / whole) if whole else 0.0
 
@@ -130,7 +138,9 @@ class PlainLora:
             model.add_adapter(name, self.config())
         else:
             model = PeftModelForCausalLM(model, self.config(), adapter_name=name)
-        inner = model.base_model.model  # get_base_model() asks for an active adapter, and all may have been removed
+        inner = (
+            model.base_model.model
+        )  # get_base_model() asks for an active adapter, and all may have been removed
         for layer_name, one in self.layers.items():
             layer = inner.get_submodule(layer_name)
             for part, value in ((layer.lora_A[name], one.a_RI), (layer.lora_B[name], one.b_OR)):
@@ -138,8 +148,8 @@ class PlainLora:
                 part.weight = torch.nn.Parameter(value.to(part.weight), requires_grad=False)
         return model.eval()
 
-    def save(self, folder: Path) -> None:
-        """As PEFT writes it."""
+    def save(self, folder: Path, base: str | None = None) -> None:
+        """As PEFT writes it. base: the name of the model that it stands on."""
         from safetensors.torch import save_file
 
         tensors = {
@@ -148,7 +158,9 @@ class PlainLora:
             for part, value in (("A", one.a_RI), ("B", one.b_OR))
         }
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        self.config().save_pretrained(folder)
+        config = self.config()
+        config.base_model_name_or_path = base
+        config.save_pretrained(folder)
 
 
 def _scaling(config: Any, name: str, rank: int) -> float:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Strategy,
         TokenClassifier,
         VeRA,
+        combine,
     )
     from posttrain.stages.planner.auto import auto
 
@@ -97,6 +98,7 @@ __all__ = [
     "TokenClassifier",
     "VeRA",
     "auto",
+    "combine",
 ]
 
 

@@ -1,6 +1,7 @@
 """The stages of a pipeline and the strategies that they train with."""
 
 from .classifier import Classifier
+from .combining import combine
 from .cpt import CPT
 from .dpo import DPO
 from .evaluate import Evaluate
@@ -74,4 +75,5 @@ __all__ = [
     "TrainingStage",
     "VeRA",
     "auto",
+    "combine",
 ]

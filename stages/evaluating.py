@@ -47,7 +47,7 @@ def evaluate(stage: Evaluate, context: StageContext) -> StageResult:
         models={},
         metrics=numbers | harness[0],
         intervals=intervals | harness[1],
-        data={} if tables is None else _account(tables),
+        data={} if tables is None else account(tables),
         samples=samples,
     )
 
@@ -68,7 +68,7 @@ def _of_the_model(
         found += abilities(model, tokenizer)
     if tables is not None:
         events.phase("measuring on the rows")
-        found += _on_rows(stage, context, model, tokenizer, tables)
+        found += on_rows(stage, context, model, tokenizer, tables)
     if stage.tasks:
         events.phase("running lm-evaluation-harness")
         harness = run_tasks(model, tokenizer, stage.tasks, stage.limit, context.seed)
@@ -95,7 +95,7 @@ def _judge(stage: Evaluate, context: StageContext) -> Any:
     return reward_model_of(stage.judge) if isinstance(stage.judge, RewardModelRef) else stage.judge
 
 
-def _on_rows(
+def on_rows(
     stage: Evaluate, context: StageContext, model: Any, tokenizer: Any, tables: Tables
 ) -> list[Measured]:
     table, pad_id, request = tables.train, int(tokenizer.pad_token_id), stage.request
@@ -147,7 +147,7 @@ def _places(theirs: Labels, ours: Labels) -> Mapping[int, int]:
     return {i: ours.names.index(name) for i, name in enumerate(theirs.names)}
 
 
-def _account(tables: Tables) -> dict[str, Any]:
+def account(tables: Tables) -> dict[str, Any]:
     """What became of the rows, all of which are measured."""
     report = tables.report
     return {**report.as_dict(), "rows_kept": 0, "rows_held_out": report.rows_kept, "lines": report.lines()}

@@ -37,7 +37,7 @@ class Answering:
                 "messages" if isinstance(asked, Chat) else "prompt", "context_length_exceeded",
             )  # fmt: skip
         self._served, self.asked, self._prompt = served, asked, prompt
-        self._max_tokens = asked.max_tokens or room
+        self._max_tokens = asked.max_tokens or min(room, served.engine.limits.answer_tokens)
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[list[int], Reason | None]] = asyncio.Queue()
         self._ticket: Ticket | None = None

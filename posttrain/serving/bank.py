@@ -13,6 +13,7 @@ from posttrain.errors import ModelError, NoSuchStageError, RunFolderError, Setti
 from posttrain.pipeline import ModelRef, Run
 from posttrain.pipeline.adapters import PROMPTS, kind_of
 from posttrain.pipeline.plain_lora import PlainLora
+from posttrain.pipeline.quiet import quiet_libraries
 from posttrain.pipeline.run import RUN_FILE
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Bank:
         Raises SettingError when the name is taken, StrategyError for a model that would need weights of its own,
         WrongBaseError and CorruptArtifactError when its files are not what its run recorded.
         """
-        with self._changing:
+        with self._changing, quiet_libraries():
             if self.find(name):
                 raise SettingError(
                     f"There is a model called {name!r} already; unload it first, or take another name."

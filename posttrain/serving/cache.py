@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-_FIRST_COLUMNS = 256
+_MORE_SLOTS, _MORE_COLUMNS = 8, 256
 
 
 class SlotLayer(CacheLayerMixin):
@@ -45,11 +45,13 @@ class SlotLayer(CacheLayerMixin):
             read.append(kept[at.first : at.first + len(new), :, : at.width])
         return read[0], read[1]
 
-    def grow(self, columns: int) -> None:
+    def resize(self) -> None:
+        """To what the places say; rows and columns that there were before keep their content."""
         for name in ("keys", "values"):
             if (old := getattr(self, name)) is not None:
-                new = old.new_zeros((*old.shape[:2], columns, old.shape[3]))
-                new[:, :, : old.shape[2]] = old
+                new = old.new_zeros((self._places.slots, old.shape[1], self._places.columns, old.shape[3]))
+                slots, columns = min(len(old), len(new)), min(old.shape[2], new.shape[2])
+                new[:slots, :, :columns] = old[:slots, :, :columns]
                 setattr(self, name, new)
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -74,25 +76,34 @@ class Places:
     columns_BQ: Tensor
     first: int  # the rows are neighbours, from this slot on
     width: int  # columns that are read
-
-    def __init__(self, slots: int) -> None:
-        self.slots, self.columns = slots, _FIRST_COLUMNS
+    slots: int = 0
+    columns: int = 0
 
 
 class SlotCache(Cache):
-    """A transformers cache whose rows come and go one by one."""
+    """A transformers cache whose rows come and go one by one. most: slots times columns, but for a single row."""
 
-    def __init__(self, slots: int, layers: int) -> None:
-        self._at = Places(slots)
+    def __init__(self, layers: int, most: int) -> None:
+        self._at, self._most = Places(), most
         super().__init__(layers=[SlotLayer(self._at) for _ in range(layers)])
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Have room for so many rows of so many tokens; more than that, where it is to be had, saves later copies."""
+        at = self._at
+        if slots <= at.slots and columns <= at.columns:
+            return
+        roomy = (
+            max(at.slots, -slots // _MORE_SLOTS * -_MORE_SLOTS),
+            max(at.columns, -columns // _MORE_COLUMNS * -_MORE_COLUMNS),
+        )
+        at.slots, at.columns = roomy if roomy[0] * roomy[1] <= self._most else (slots, columns)
+        for layer in self.layers:
+            layer.resize()
 
     def aim(self, first: int, columns_BQ: Tensor, width: int) -> None:
         """The next forward pass is of the slots from `first` on, and writes each row's tokens into these columns."""
         at = self._at
-        if width > at.columns:
-            at.columns = max(width, 2 * at.columns)
-            for layer in self.layers:
-                layer.grow(at.columns)
+        assert first + len(columns_BQ) <= at.slots and width <= at.columns, "there is no room reserved"
         rows = torch.arange(first, first + len(columns_BQ), device=columns_BQ.device)
         at.rows_B1, at.columns_BQ, at.first, at.width = rows[:, None], columns_BQ, first, width
 

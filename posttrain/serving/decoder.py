@@ -27,8 +27,8 @@ class Decoder:
     without a cache.
     """
 
-    def __init__(self, model: Any, slots: int) -> None:
-        self._model, self._slots = model, slots
+    def __init__(self, model: Any, cache_tokens: int) -> None:
+        self._model, self._cache_tokens = model, cache_tokens
         self._peft: Any = None  # the same model with its adapters, once there is one
         self._hooked: set[Any] = set()
         self._adapters: list[str] = []  # of the rows of a forward pass
@@ -65,10 +65,16 @@ class Decoder:
 
     def reset(self) -> None:
         """Forget all rows."""
-        self._cache = SlotCache(self._slots, self._layers)
+        self._cache = SlotCache(self._layers, self._cache_tokens)
+
+    def reserve(self, slots: int, columns: int) -> None:
+        """Before so many rows of so many tokens are asked for."""
+        with torch.inference_mode():
+            self._cache.reserve(slots, columns)
 
     def move(self, source: int, target: int, length: int) -> None:
-        self._cache.move(source, target, length)
+        with torch.inference_mode():
+            self._cache.move(source, target, length)
 
     def logits(
         self, first: int, tokens: Sequence[Sequence[int]], lengths: Sequence[int], adapters: Sequence[str]
@@ -112,10 +118,15 @@ class Decoder:
     def prove(self) -> None:
         """Raises ModelError unless two rows of different length, with the cache, get the logits of the plain model."""
         texts = [[5, 9, 3, 7, 11, 4], [8, 6, 10]]
-        self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
-        served = self.logits(
-            0, [text[-1:] for text in texts], [len(text) - 1 for text in texts], [BASE, BASE]
-        )
+        self.reserve(len(texts), max(map(len, texts)))
+        try:
+            self.logits(0, [text[:-1] for text in texts], [0, 0], [BASE, BASE])
+            lengths = [len(text) - 1 for text in texts]
+            served = self.logits(0, [text[-1:] for text in texts], lengths, [BASE, BASE])
+        except Exception as error:  # whatever a model's code makes of a cache that it does not know
+            raise ModelError(
+                f"The model cannot work with the cache of the server ({type(error).__name__}: {error}); serve it with vLLM."
+            ) from error
         self.reset()
         with torch.inference_mode():
             plain = [

@@ -38,6 +38,9 @@ class Limits:
     rows: int = 32  # answers in progress
     waiting: int = 256
     cache_tokens: int = 32_768  # rows times the longest of them: bounds the key-value cache
+    answer_tokens: int = (
+        1024  # of a request that does not say; room is kept for as many as an answer may have
+    )
     prompt_tokens: int = 512  # of prompts read in one step, so that answers in progress do not wait long
     seconds: float = 600.0  # from asked to answered
 
@@ -83,7 +86,7 @@ class Engine:
     def __init__(self, model: Any, stop_ids: Sequence[int], limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._stops = frozenset(stop_ids)
-        self._decoder = Decoder(model, self.limits.rows)
+        self._decoder = Decoder(model, self.limits.cache_tokens)
         self._decoder.prove()
         config = model.config.get_text_config()
         self.context = int(getattr(config, "max_position_embeddings", self.limits.cache_tokens))
@@ -263,6 +266,9 @@ class Engine:
                 if self._reading and len(together) * widest > self.limits.prompt_tokens:
                     break
                 self._reading.append(self._waiting.popleft())
+        if self._reading:
+            rows = [*self._rows, *self._reading]
+            self._decoder.reserve(len(rows), max(one.longest for one in rows))
 
     def _read_prompts(self) -> None:
         """The next tokens of the prompts at hand; those read to their end get their first token."""

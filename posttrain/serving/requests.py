@@ -53,7 +53,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """What both endpoints have in common. max_tokens: None is as many as there is room for."""
+    """What both endpoints have in common. max_tokens: None is what the engine gives to those who do not say."""
 
     model: str
     stream: bool
