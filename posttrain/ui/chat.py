@@ -28,6 +28,20 @@ _START_SECONDS = 600.0
 _ANSWER_SECONDS = 600.0  # without a word
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a server answers, and the connection that it comes by."""
+
+    response: http.client.HTTPResponse
+    connection: socket.socket
+
+    def end(self) -> None:
+        """From any thread. Closing alone would wait for a thread that reads, and so for the next word of the model."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self.response.close()
+
+
 @dataclass
 class ModelServer:
     """A `posttrain serve` of one run, and the key that only this process knows."""
@@ -41,11 +55,13 @@ class ModelServer:
     used: float = field(default_factory=time.monotonic)
     busy: int = 0  # answers on their way
 
-    def request(self, method: str, path: str, body: Any = None) -> http.client.HTTPResponse:
+    def request(self, method: str, path: str, body: Any = None) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_SECONDS)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        connection.connect()
+        opened = connection.sock
         connection.request(method, path, None if body is None else json.dumps(body), headers)
-        return connection.getresponse()
+        return Reply(connection.getresponse(), opened)
 
     def close(self) -> None:
         self.process.terminate()
@@ -91,13 +107,13 @@ class ModelServers:
         server = await self.open(folder)
         server.busy += 1
         try:
-            response = await _in_thread(server.request, "POST", "/v1/chat/completions", request)
-            if response.status != 200:
-                raise CommandError(_refusal(response.read(1 << 16), response.status))
+            reply = await _in_thread(server.request, "POST", "/v1/chat/completions", request)
+            if reply.response.status != 200:
+                raise CommandError(_refusal(reply.response.read(1 << 16), reply.response.status))
         except BaseException:
             server.busy -= 1
             raise
-        pieces = _pieces(server, response)
+        pieces = _pieces(server, reply)
         await anext(pieces)  # begun, so that its end comes whoever drops it
         return pieces
 
@@ -140,7 +156,7 @@ async def _ready(server: ModelServer) -> tuple[str, ...]:
     """The names of its models, when it answers."""
     while server.process.poll() is None:
         with contextlib.suppress(ConnectionError):
-            response = await _in_thread(server.request, "GET", "/v1/models")
+            response = (await _in_thread(server.request, "GET", "/v1/models")).response
             if response.status == 200:
                 return tuple(str(model["id"]) for model in json.loads(response.read())["data"])
             raise CommandError(_refusal(response.read(1 << 16), response.status))
@@ -149,13 +165,13 @@ async def _ready(server: ModelServer) -> tuple[str, ...]:
     raise CommandError(last_words(server.errors.read().decode("utf-8", "replace"), server.process.returncode))
 
 
-async def _pieces(server: ModelServer, response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
+async def _pieces(server: ModelServer, reply: Reply) -> AsyncIterator[bytes]:
     try:
         yield b""
-        while piece := await _in_thread(response.read1, 1 << 16):
+        while piece := await _in_thread(reply.response.read1, 1 << 16):
             yield piece
     finally:  # the reader is gone, or all is said: the server hears that from its closed connection
-        response.close()
+        reply.end()
         server.busy -= 1
         server.used = time.monotonic()
 

@@ -1,6 +1,7 @@
 """Stands in for `posttrain serve RUN --port N`: its addresses, its key and its events, and an answer that needs no model.
 
-The answer is the model's name and the last message; "SLEEP" in it keeps the answer coming for a minute.
+The answer is the model's name and the last message; "SLEEP" in it keeps the answer coming for a minute, "HANG" keeps it
+waiting for its end.
 """
 
 import json
@@ -32,6 +33,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for piece in (f"{asked['model']}: ", last[: len(last) // 2], last[len(last) // 2 :]):
             self._event({"choices": [{"delta": {"content": piece}}]})
+        if "HANG" in last:
+            self.connection.recv(1)  # nothing, once whoever asked is gone
+            (RUN / "left").touch()
+            return
         try:
             for _ in range(600 if "SLEEP" in last else 0):
                 time.sleep(0.1)

@@ -66,12 +66,14 @@ def test_what_the_server_refuses_is_told(tmp_path: Path) -> None:
     with_servers(body)
 
 
-def test_who_leaves_ends_the_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SLEEP", "HANG"])
+def test_who_leaves_ends_the_answer(tmp_path: Path, how: str) -> None:
     async def body(servers: ModelServers) -> None:
-        asked = [{"role": "user", "content": "SLEEP"}]
-        pieces = await servers.answer(tmp_path, ASK | {"messages": asked})
-        await anext(pieces)
-        await pieces.aclose()  # type: ignore[attr-defined]
+        asked = [{"role": "user", "content": how}]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                async for _ in await servers.answer(tmp_path, ASK | {"messages": asked}):
+                    pass
         until = time.monotonic() + 20
         while not (tmp_path / "left").exists():
             assert time.monotonic() < until
