@@ -59,9 +59,7 @@ class Guard:
     hosts: tuple[str, ...] = LOOPBACK_HOSTS  # names, without a port, that a request's Host may have
     max_body_bytes: int = 1 << 20
     max_requests: int = 256  # at once, streams among them
-    pages: bool = (
-        False  # the token may come as ?token= of a GET, which is answered with a cookie that stands for it
-    )
+    pages: bool = False  # a GET may bring the token as ?token=, and gets a cookie that stands for it
     open_paths: tuple[str, ...] = ("/health",)  # need no token
     # Paths whose POST is a file, application/octet-stream, and its most bytes; handed on as it comes, within 10 minutes.
     uploads: Mapping[str, int] = field(default_factory=dict)

@@ -321,3 +321,18 @@ def test_websockets_are_refused(site: str) -> None:
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     assert raw(site, request.encode()).startswith(b"HTTP/1.1 401 ")
+
+
+def test_slow_clients_hold_up_nobody(api: str) -> None:
+    host, port = api.removeprefix("http://").split(":")
+    head = f"POST /echo HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+    slow = [socket.create_connection((host, int(port))) for _ in range(200)]
+    try:
+        for number, one in enumerate(slow):  # half of them stop in the head, half in the body
+            one.sendall(
+                head[: 20 + number].encode() if number % 2 else f"{head}Content-Length: 9\r\n\r\n".encode()
+            )
+        assert post(api, b"[1]").json() == [1]
+    finally:
+        for one in slow:
+            one.close()
