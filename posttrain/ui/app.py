@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from posttrain.web import Guard, content_policy, request_json
 from . import pages, recipes
 from .chat import ModelServers
 from .commands import answer
-from .inspection import MOST_BYTES, Question, inspect_path, inspect_upload
+from .inspection import MOST_BYTES, Question, inspected, kept
 from .runs import Runs, stamp_of
 from .training import Training, yaml_words
 
@@ -162,13 +162,13 @@ class Site:
         if "script" in asked:
             script = recipes.script_of(asked["script"])
             flags = recipes.words_of(asked["script"], asked.get("flags", {}))
-            return JSONResponse(
-                await answer(["plan", str(script), "--json", *flags, f"--run-dir={folder}"], _PLAN_SECONDS)
-            )
+            words = ["plan", str(script), "--json", *flags, f"--run-dir={folder}"]
+            return await _waited(request, answer(words, _PLAN_SECONDS))
         with tempfile.TemporaryDirectory(prefix="posttrain-") as aside:
             recipe = Path(aside) / "recipe.yaml"
             recipe.write_text(_text(asked, "yaml"), "utf-8")
-            return JSONResponse(await answer([*yaml_words(recipe, folder, "plan"), "--json"], _PLAN_SECONDS))
+            words = [*yaml_words(recipe, folder, "plan"), "--json"]
+            return await _waited(request, answer(words, _PLAN_SECONDS))
 
     async def start(self, request: Request) -> Response:
         """The same, run in a process of its own -> {"id"} of the run."""
@@ -185,11 +185,13 @@ class Site:
     async def inspect(self, request: Request) -> Response:
         """A file as the body -> what `posttrain inspect --json` says of it."""
         question = Question.of(request.query_params)
-        return JSONResponse(await inspect_upload(request.stream(), question))
+        with tempfile.TemporaryDirectory(prefix="posttrain-") as aside:
+            question = await kept(request.stream(), question, Path(aside))
+            return await _waited(request, inspected(question, Path(aside)))
 
     async def inspect_path(self, request: Request) -> Response:
         """The same of a file or folder of this machine: {"name"} is its path."""
-        return JSONResponse(await inspect_path(Question.of(_asked(request, "name"))))
+        return await _waited(request, inspected(Question.of(_asked(request, "name"))))
 
     # Chat
 
@@ -203,6 +205,19 @@ class Site:
         asked = dict(_asked(request, "run", "model"))
         folder = await run_in_threadpool(self.runs.folder, asked.pop("run"))
         return _stream(await self.models.answer(folder, asked | {"stream": True}))
+
+
+async def _waited(request: Request, work: Coroutine[Any, Any, Any]) -> Response:
+    """The answer as JSON; the work is ended when the client goes before it is done."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=_LOOK_SECONDS))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        return JSONResponse(task.result())
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _html(page: str) -> HTMLResponse:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +35,27 @@ class Question:
             raise SettingError("An inspection needs the file's name; it and the other settings are texts.")
         return cls(**values)
 
-    def words(self, file: str) -> list[str]:
-        """A model that is a folder here is found from anywhere."""
+    def words(self) -> list[str]:
+        """Of the command. A model that is a folder here is found from anywhere."""
         model = str(Path(self.model).resolve()) if self.model and Path(self.model).is_dir() else self.model
         given = {"model": model, "kind": self.kind, "max-length": self.max_length}
         words = [f"--{flag}={value}" for flag, value in given.items() if value]
-        return ["inspect", "--json", *words, *([f"--rows={_ROWS}"] if self.model else []), "--", file]
+        return ["inspect", "--json", *words, *([f"--rows={_ROWS}"] if self.model else []), "--", self.name]
 
 
-async def inspect_upload(body: AsyncIterator[bytes], question: Question) -> Any:
-    """Of a body that the guard bounds; the file is kept for as long as this takes."""
+async def kept(body: AsyncIterator[bytes], question: Question, folder: Path) -> Question:
+    """A body that the guard bounds, as a file in `folder`; the question is then about that file."""
     # The ending says what a file is; nothing else of a stranger's name becomes one of ours.
     name = re.sub(r"[^\w.-]", "_", Path(question.name).name, flags=re.ASCII).lstrip(".-")[-100:] or "file"
-    with tempfile.TemporaryDirectory(prefix="posttrain-") as aside:
-        with (Path(aside) / name).open("wb") as file:
-            async for piece in body:
-                file.write(piece)
-        return _shown(await answer(question.words(name), _SECONDS, Path(aside)))
+    with (folder / name).open("wb") as file:
+        async for piece in body:
+            file.write(piece)
+    return replace(question, name=name)
 
 
-async def inspect_path(question: Question) -> Any:
-    return _shown(await answer(question.words(question.name), _SECONDS))
+async def inspected(question: Question, folder: Path | None = None) -> Any:
+    """What `posttrain inspect --json` says. folder: in which the file is found; the page's own if not given."""
+    return _shown(await answer(question.words(), _SECONDS, folder))
 
 
 def _shown(value: Any) -> Any:

@@ -1,9 +1,12 @@
 """What each address answers, and to whom."""
 
+import http.client
 import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +73,8 @@ def test_no_torch_in_this_process(tmp_path: Path) -> None:
     rlhf(tmp_path / "a")
     code = f"""
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from posttrain.recipe_files.schema import schema
 from posttrain.ui import pages, recipes
@@ -184,3 +189,24 @@ def test_a_file_that_cannot_be_read_is_a_sentence(address: str) -> None:
     status, said = post(address, "/api/inspect-path", {"name": "--help"})
     assert status == 400 and "help" in said["error"]["message"]
     assert "Usage" not in said["error"]["message"]
+
+
+def test_a_question_that_nobody_waits_for_ends(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    code = f"import os, pathlib, time; pathlib.Path({str(begun)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    monkeypatch.setattr("posttrain.ui.commands.PROGRAM", (sys.executable, "-c", code))
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    given = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    connection.request("POST", "/api/inspect-path", b'{"name": "a.jsonl"}', given)
+    wait_until(lambda: begun.is_file() and begun.read_text() != "")
+    connection.close()
+    wait_until(lambda: not Path("/proc", begun.read_text()).exists())
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
