@@ -66,6 +66,20 @@ def is_locked(folder: Path) -> bool:
         os.close(descriptor)
 
 
+def worker(folder: Path) -> int | None:
+    """The process that works in the run folder now. Raises RunLockedError when it is one of another machine."""
+    if not is_locked(folder):
+        return None
+    try:
+        owner = json.loads((folder / ".lock").read_text())
+        pid, host = int(owner["pid"]), owner["host"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it has taken the lock and not yet written who it is
+    if host != socket.gethostname():
+        raise RunLockedError(f"{folder} is in use by {_holder(folder / '.lock')}; stop it there.")
+    return pid
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -37,7 +37,7 @@ from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
 from .ranks import Ranks
-from .run import REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
+from .run import OUTPUT_FILE, REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan
 from .tracking import check_tracker, start_tracker
@@ -310,7 +310,7 @@ class Pipeline:
         if not self.run_dir.is_dir():
             raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
         if not (self.run_dir / RUN_FILE).exists():
-            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE)
+            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE, OUTPUT_FILE)
             foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:

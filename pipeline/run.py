@@ -18,6 +18,7 @@ from .model_ref import ModelRef
 RUN_FILE = "run.json"
 STAGE_FILE = "stage.json"
 REPORT_FILE = "report.html"  # written by a watcher
+OUTPUT_FILE = "output.log"  # what a run prints that was started from a page
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from posttrain.commands.run import print_run, run
 from posttrain.commands.runs import runs
 from posttrain.commands.serve import serve
 from posttrain.commands.show import show
+from posttrain.commands.ui import ui
 from posttrain.errors import GateError, PosttrainError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    run, plan, explain, init, runs, show, report, compare, chat, serve, resume, clean, inspect, strategies, formats, schema, doctor,
+    run, plan, explain, init, runs, show, report, compare, chat, serve, ui, resume, clean, inspect, strategies, formats,
+    schema, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     flags_of_a_script = command in (run, plan, explain)

@@ -35,6 +35,7 @@ PosttrainError
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── ProcessDiedError                    a process that helped to prepare data ended before its work was done
 ├── DiskSpaceError (OSError)            the disk is full, or would be
+├── CommandError                        a command that the page ran as another process gave no answer; its last words
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
 
 Adding one: put it under the nearest parent, say in one line what the user did, and give it only a message
@@ -182,6 +183,10 @@ class ProcessDiedError(PosttrainError):
 
 class DiskSpaceError(PosttrainError, OSError):
     """The disk is full, or would be."""
+
+
+class CommandError(PosttrainError):
+    """A command that a page ran as another process ended without an answer; the text is its last words."""
 
 
 class RunInterrupted(PosttrainError, SystemExit):

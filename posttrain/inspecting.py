@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.commands.output import print_json
 from posttrain.data_formats import Data, Kind
 from posttrain.data_formats.inspection import KINDS, Inspection, Pieces, Preview, Tokens, inspect
 from posttrain.data_formats.inspection_page import as_page, figures, lengths, token_lines, verdict, visible
@@ -32,6 +33,7 @@ def inspect_file(
     max_length: int | None = None,
     rows: int | None = None,
     page: Path | None = None,
+    json: bool = False,
 ) -> bool:
     """Print what is in a file, and write it as a page; returns whether training takes all of it."""
     from rich.console import Console
@@ -47,9 +49,29 @@ def inspect_file(
         found = _with_model(data, checked, model, max_length or 1024, 3 if rows is None else rows)
     if page is not None:
         _write(page, found)
+    if json:
+        print_json(as_plain(found))
+        return found.good
     for line in _report(found, page, console):
         console.print(line, soft_wrap=True)
     return found.good
+
+
+def as_plain(found: Inspection) -> dict[str, Any]:
+    """What `posttrain inspect` says, as JSON. parts of a row: [[name, [[text, whether it is trained]]]]."""
+    tokens = found.tokens
+    return {
+        "source": found.source, "kind": found.kind, "format": found.format, "why": found.why, "rows": found.rows,
+        "bad_rows": found.bad_rows, "good": found.good, "verdict": verdict(found), "figures": figures(found),
+        "lengths": [[name, of.half, of.most, of.longest] for name, of in lengths(found)], "bad_lines": found.bad_lines,
+        "tokens": None if tokens is None else {
+            "lines": token_lines(tokens), "max_length": tokens.report.max_length, "histogram": tokens.histogram,
+            "rows": [
+                {"place": row.place, "tokens": row.tokens, "trained": row.trained, "parts": row.parts}
+                for row in tokens.previews
+            ],
+        },
+    }  # fmt: skip
 
 
 def _check(kind: str | None, page: Path | None, model: str | None, of_tokens: dict[str, Any]) -> Kind | None:

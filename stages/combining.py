@@ -17,7 +17,7 @@ from ..pipeline.durable import commit_folder
 from ..pipeline.model_ref import adapter_digest
 from ..pipeline.settings import check_number
 from .evaluate import Evaluate
-from .win_rate import model_of
+from .judging import model_of
 
 if TYPE_CHECKING:
     from ..pipeline.plain_lora import PlainLora

@@ -111,8 +111,9 @@ def test_python_runs(
     monkeypatch.setattr(Pipeline, "run", run)
     monkeypatch.setattr(Pipeline, "load", classmethod(lambda _, folder: finished))
     monkeypatch.setattr("posttrain.stages.harness.find_spec", lambda _: object())
+    monkeypatch.setattr("openai.resources.chat.completions.Completions.create", lambda _, **asked: asked)
     (desk / "runs").mkdir()
-    for name in ("other", "x"):
+    for name in ("other", "x", "style", "agent"):
         (desk / "runs" / name).symlink_to(finished.folder)
     names: dict[str, Any] = {name: getattr(posttrain, name) for name in posttrain.__all__}
     names |= {"lora": LoRA(r=16), "run": finished}

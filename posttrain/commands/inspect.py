@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from posttrain.commands.output import AsJson
+
 
 def inspect(
     file: Annotated[str, typer.Argument(help="A data file, a folder of them, or a data set of the Hub.")],
@@ -16,6 +18,7 @@ def inspect(
     max_length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row, with --model; 1024 if not given.")] = None,
     rows: Annotated[int | None, typer.Option(min=0, help="How many rows are shown, with --model; 3 if not given.")] = None,
     html: Annotated[Path | None, typer.Option(help="Writes it as a page, too.")] = None,
+    json: AsJson = False,
 ) -> None:  # fmt: skip
     """Print what is in a data file: format, bad rows, duplicates, lengths; with --model the tokens that are trained.
 
@@ -24,6 +27,6 @@ def inspect(
     from posttrain.inspecting import inspect_file
 
     good = inspect_file(
-        file, model=model, kind=kind, format=format, max_length=max_length, rows=rows, page=html
+        file, model=model, kind=kind, format=format, max_length=max_length, rows=rows, page=html, json=json
     )
     raise typer.Exit(0 if good else 1)

@@ -32,7 +32,7 @@ def pipeline_of_script(script: Path, words: Sequence[str]) -> Pipeline:
 
     import typer
 
-    name = _recipe_in(script)
+    name = recipe_in(script).name
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -53,14 +53,17 @@ def pipeline_of_script(script: Path, words: Sequence[str]) -> Pipeline:
     return built[0]
 
 
-def _recipe_in(script: Path) -> str:
-    """The name of the function; the file is read, not run, because a script may train when it is imported."""
+def recipe_in(script: Path) -> ast.FunctionDef:
+    """The one function that returns a Pipeline; the file is read, not run: a script may train when it is imported.
+
+    Raises RecipeError where there is none, or more than one.
+    """
     try:
         tree = ast.parse(script.read_text("utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
         raise RecipeError(f"The recipe {script} cannot be read as Python ({error}).") from error
     found = [
-        node.name for node in tree.body
+        node for node in tree.body
         if isinstance(node, ast.FunctionDef) and node.returns is not None and ast.unparse(node.returns).split(".")[-1] == "Pipeline"
     ]  # fmt: skip
     if len(found) != 1:

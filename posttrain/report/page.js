@@ -1,9 +1,19 @@
 "use strict";
 (() => {
-  const report = JSON.parse(document.getElementById("report").textContent);
   const root = document.documentElement;
-  const names = report.stages.map((stage) => stage.name).filter((name) => report.curves.some((c) => c.stage === name));
-  const ends = new Map(names.map((name) => [name, Math.max(...report.curves.filter((c) => c.stage === name).map((c) => c.steps[c.steps.length - 1]))]));
+  let report, names, ends; // what is drawn; the stages that have curves, and their last steps
+  let whole, view; // all of the time line, and what is shown of it, in every chart of it
+
+  function read() {
+    const zoomed = view !== whole;
+    report = JSON.parse(document.getElementById("report").textContent);
+    names = report.stages.map((stage) => stage.name).filter((name) => report.curves.some((c) => c.stage === name));
+    ends = new Map(names.map((name) => [name, Math.max(...report.curves.filter((c) => c.stage === name).map((c) => c.steps[c.steps.length - 1]))]));
+    whole = [0, Math.max(1, names.length) - 0.02];
+    if (!zoomed) view = whole;
+    for (const id of ["zoom", "downloads"]) document.getElementById(id)?.removeAttribute("hidden");
+  }
+
   const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const digits = (value) => {
     if (value == null) return "–";
@@ -50,12 +60,10 @@
 
   const charts = [];
   const line = () => charts.filter((one) => !one.stage);
-  const whole = [0, Math.max(1, names.length) - 0.02];
-  let view = whole; // what is shown of the time line, in every chart of it
 
   function zoomTo(min, max) {
     if (!(max - min > 1e-4)) return;
-    view = [Math.max(whole[0], min), Math.min(whole[1], max)];
+    view = min <= whole[0] && max >= whole[1] ? whole : [Math.max(whole[0], min), Math.min(whole[1], max)];
     for (const one of line()) one.plot.setScale("x", { min: view[0], max: view[1] });
   }
 
@@ -108,11 +116,11 @@
   const besides = (plot, labels) => Math.max(58, 16 + 6.5 * Math.max(0, ...(labels ?? []).map((label) => String(label).length)));
 
   function draw(figure) {
-    const { metric, stage } = figure.dataset, box = figure.querySelector(".plot"), read = figure.querySelector(".read");
+    const { metric, stage } = figure.dataset, box = figure.querySelector(".plot"), words = figure.querySelector(".read");
     const [xs, ys] = pointsOf(metric, stage), width = box.clientWidth;
     if (!width || !xs.length) return;
     const noisy = xs.length > 150;
-    const resting = (read.dataset.resting ??= read.textContent);
+    const resting = (words.dataset.resting ??= words.textContent);
     const axis = { stroke: () => color("--faint"), grid: { stroke: () => color("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     const plot = new uPlot({
       width, height: stage ? 130 : 190, legend: { show: false },
@@ -132,9 +140,9 @@
         draw: stage ? [] : [borders],
         setCursor: [(u) => {
           const i = u.cursor.idx;
-          if (i == null || ys[i] == null) { read.textContent = resting; return; }
+          if (i == null || ys[i] == null) { words.textContent = resting; return; }
           const [name, step] = stage ? [stage, xs[i]] : stepAt(xs[i]);
-          read.textContent = `${name} ${step}: ${digits(ys[i])}`;
+          words.textContent = `${name} ${step}: ${digits(ys[i])}`;
         }],
         setSelect: stage ? [] : [(u) => {
           const { left, width } = u.select;
@@ -143,7 +151,7 @@
         }],
       },
     }, noisy ? [xs, ys, smoothed(ys)] : [xs, ys], box);
-    read.textContent = resting;
+    words.textContent = resting;
     figure.plot = plot; // for whoever looks at the page with a script
     charts.push({ plot, stage });
   }
@@ -176,12 +184,11 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  const zoom = document.getElementById("zoom"), downloads = document.getElementById("downloads");
-  if (zoom) {
-    zoom.hidden = downloads.hidden = false;
-    zoom.addEventListener("click", (event) => { const button = event.target.closest("button"); if (button) move(button.dataset); });
-    downloads.addEventListener("click", (event) => { const kind = event.target.closest("button")?.dataset.download; if (kind) save(kind); });
-  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("#zoom button, #downloads button");
+    if (button?.dataset.download) save(button.dataset.download);
+    else if (button) move(button.dataset);
+  });
 
   const language = document.getElementById("language");
   language.hidden = false;
@@ -196,7 +203,7 @@
     waiting = setTimeout(drawAll, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  document.querySelectorAll("details").forEach((one) => one.addEventListener("toggle", () => { if (one.querySelector(".chart")) drawAll(); }));
+  document.addEventListener("toggle", (event) => { if (event.target.querySelector(".chart")) drawAll(); }, true);
   let opened = [];
   addEventListener("beforeprint", () => {
     root.dataset.printed = "";
@@ -206,7 +213,9 @@
   });
   addEventListener("afterprint", () => { delete root.dataset.printed; for (const one of opened) one.open = false; drawAll(); });
 
+  document.addEventListener("renewed", () => { read(); drawAll(); }); // by a page that follows the run
   wide = root.clientWidth;
+  read();
   drawAll();
   root.dataset.ready = "";
 })();

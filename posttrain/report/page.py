@@ -11,11 +11,13 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posttrain.data_formats.inspection_page import visible
+from posttrain.errors import ConfigurationError
 
 from .graph import graph_of, lineage
 from .health import PANEL
@@ -28,15 +30,32 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def as_page(report: Mapping[str, Any]) -> str:
-    """`report` is what `read_report` gives."""
+@dataclass(frozen=True)
+class Live:
+    """What a server adds to the page, so that it follows the run. The texts are trusted, and escaped by who made them."""
+
+    bar: Markup | str = ""  # above the report; holds LANGUAGE
+    style: str = ""
+    scripts: tuple[str, ...] = ()  # behind the report's own; they may ask the server
+
+
+LANGUAGE = """<button id="language" type="button" hidden><span class="en" lang="zh-Hans">简体中文</span><span class="zh" lang="en">English</span></button>"""
+
+
+def as_page(report: Mapping[str, Any], live: Live | None = None) -> str:
+    """`report` is what `read_report` gives. Without `live` the page asks nobody for anything."""
     from markupsafe import Markup
 
-    style, scripts = _style(), _scripts()
+    live = live or Live()
+    style, scripts = report_style() + live.style, (*report_scripts(), *live.scripts)
     allowed = " ".join(map(_hash, scripts))
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    if live.scripts:
+        policy += "; connect-src 'self'"
     return _template().render(
         report=report,
+        live=live,
+        language=Markup(LANGUAGE),
         policy=policy,
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
@@ -87,12 +106,12 @@ def in_time(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def both(words: str) -> Markup:
+def both(words: str, zh: Mapping[str, str] = ZH) -> Markup:
     """Words of the page in both languages, of which one is shown."""
     from markupsafe import Markup
 
     return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(
-        words, ZH[words]
+        words, zh[words]
     )
 
 
@@ -142,21 +161,38 @@ def _template() -> Template:
 
 
 @lru_cache(maxsize=1)
-def _scripts() -> tuple[str, str]:
+def report_scripts() -> tuple[str, str]:
     """uPlot, and what draws with it."""
-    return _uplot("uPlot.iife.js"), (_HERE / "page.js").read_text("utf-8")
+    return _uplot("uplot.iife.min.js"), (_HERE / "page.js").read_text("utf-8")
 
 
 @lru_cache(maxsize=1)
-def _style() -> str:
-    return _uplot("uPlot.min.css") + (_HERE / "page.css").read_text("utf-8")
+def report_style() -> str:
+    return _uplot("uplot.min.css") + (_HERE / "page.css").read_text("utf-8")
+
+
+# Of the files of uPlot 1.6.31 (MIT, Leon Sorokin) as its authors published them on npm. The small package that brings
+# them is somebody else's, so they go into a page only if they are the same bytes.
+_UPLOT = {
+    "uplot.iife.min.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
+    "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 
 
 def _uplot(name: str) -> str:
-    """A file of the package that brings uPlot; it is not imported, for that would import IPython."""
-    spec = importlib.util.find_spec("uplot")
-    assert spec is not None and spec.origin is not None, "uplot-python is one of posttrain's dependencies"
-    return (Path(spec.origin).parent / "static" / name).read_text("utf-8")
+    """A file of uPlot, of a package that is not imported.
+
+    Raises ConfigurationError where the package is missing or the file is not uPlot's.
+    """
+    spec = importlib.util.find_spec("youplot")
+    if spec is None or spec.origin is None:
+        raise ConfigurationError("The report's curves need uPlot's files: pip install youplot==1.0.0.")
+    content = (Path(spec.origin).parent / "vendor" / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != _UPLOT[name]:
+        raise ConfigurationError(
+            f"{name} of the package youplot is not uPlot 1.6.31's: pip install --force-reinstall youplot==1.0.0."
+        )
+    return content.decode()
 
 
 def _hash(text: str) -> str:

@@ -84,8 +84,9 @@ class Browser:
         elif method == "Network.requestWillBeSent":
             self.requests.append(about["request"]["url"])
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until its script is done."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Load a file or an address and wait until its script is done."""
+        address = page if isinstance(page, str) else page.as_uri()
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -97,12 +98,47 @@ class Browser:
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
         )
-        self.ask("Page.navigate", url=page.as_uri())
-        for _ in range(200):
-            if self.run("document.readyState === 'complete' && document.documentElement.dataset.ready") == "":
+        self.ask("Page.navigate", url=address)
+        self.wait_for("document.readyState === 'complete' && document.documentElement.dataset.ready === ''")
+
+    def wait_for(self, script: str, seconds: float = 20) -> None:
+        """Until an expression is true. A page that is being left answers nothing for a moment."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            found = self.ask("Runtime.evaluate", expression=f"Boolean({script})", returnByValue=True)
+            if "exceptionDetails" not in found and found["result"].get("value"):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"{page} is not ready: {self.errors}")
+        text = self.ask("Runtime.evaluate", expression="document.body?.innerText", returnByValue=True)
+        raise AssertionError(f"never: {script}; {self.errors}; {text['result'].get('value')}")
+
+    def click(self, selector: str) -> None:
+        """The middle of an element, as a mouse does it."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"{found} && !{found}.disabled")
+        self.run(f"{found}.scrollIntoView({{block: 'center'}})")
+        # laid out again, if a screenshot or new content made that necessary
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        x, y = self.run(
+            f"(({{ x, y, width, height }}) => [x + width / 2, y + height / 2])({found}.getBoundingClientRect())"
+        )
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = "none" if kind == "mouseMoved" else "left"
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
+
+    def write(self, selector: str, text: str) -> None:
+        """Into a field, in place of what is there, as a keyboard does it."""
+        self.run(
+            f"(({{}}) => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); field.select(); }})({{}})"
+        )
+        self.ask("Input.insertText", text=text)
+
+    def choose(self, selector: str, value: str) -> None:
+        """An option of a list."""
+        self.run(
+            f"(() => {{ const list = document.querySelector({json.dumps(selector)}); list.value = {json.dumps(value)};"
+            "list.dispatchEvent(new Event('input', { bubbles: true })); list.dispatchEvent(new Event('change', { bubbles: true })); })()"
+        )
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript, awaited."""

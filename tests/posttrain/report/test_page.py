@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from posttrain.data_formats.inspection_page import visible
+from posttrain.errors import ConfigurationError
 from posttrain.report import read_report, write_report
 from posttrain.report.health import PANEL
-from posttrain.report.page import as_data, as_page, in_bytes, in_time, number
+from posttrain.report.page import _uplot, as_data, as_page, in_bytes, in_time, number
 from posttrain.report.words import TITLES, ZH
 from tests.posttrain.report import browser
 from tests.posttrain.report.runs import (
@@ -80,6 +81,15 @@ def test_data_in_the_page_can_end_nothing() -> None:
     text = as_data(HOSTILE)
     assert not set("<>&\u2028\u2029") & set(text)
     assert json.loads(text) == HOSTILE
+
+
+def test_a_changed_file_of_uplot_reaches_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / "uplot.min.css").write_text("* { display: none }")
+    spec = importlib.util.spec_from_file_location("youplot", tmp_path / "__init__.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "youplot" else None)
+    with pytest.raises(ConfigurationError, match=r"is not uPlot 1\.6\.31's"):
+        _uplot("uplot.min.css")
 
 
 def test_a_long_run_stays_small(tmp_path: Path) -> None:
