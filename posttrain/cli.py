@@ -12,6 +12,7 @@ import typer
 from posttrain.commands.clean import clean
 from posttrain.commands.compare import compare
 from posttrain.commands.doctor import doctor
+from posttrain.commands.export import export
 from posttrain.commands.init import init
 from posttrain.commands.inspect import inspect
 from posttrain.commands.listings import formats, schema, strategies
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    run, plan, explain, init, runs, show, report, compare, resume, clean, inspect, strategies, formats, schema, doctor,
+    run, plan, explain, init, runs, show, report, compare, resume, clean, export, inspect, strategies, formats, schema, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     flags_of_a_script = command in (run, plan, explain)

@@ -4,6 +4,7 @@ from .classifier import Classifier
 from .cpt import CPT
 from .dpo import DPO
 from .evaluate import Evaluate
+from .export import Export
 from .groups import GRPO, RLOO
 from .kto import KTO
 from .online import VLLM, RewardModelRef
@@ -54,6 +55,7 @@ __all__ = [
     "Adapter",
     "Classifier",
     "Evaluate",
+    "Export",
     "Freeze",
     "Full",
     "GradualUnfreeze",
