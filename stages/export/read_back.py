@@ -68,7 +68,11 @@ def _adapted(task: dict[str, Any]) -> Any:
                 bnb_4bit_compute_dtype=torch.float32,
             )
         )  # fmt: skip
-    return PeftModel.from_pretrained(_auto(task, task["base"], **more), task["folder"]).eval()
+    base = _auto(task, task["base"], **more)
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would compute in bfloat16 on some CPUs
+            module.support_avx512bf16_for_cpu = False
+    return PeftModel.from_pretrained(base, task["folder"]).eval()
 
 
 def _encode(tokenizer: Any, case: dict[str, Any]) -> list[int]:
