@@ -135,7 +135,8 @@ def stop_tokens(model: Any, tokenizer: Any, turns: Turns | None) -> list[int]:
 
     found = set(stop_ids(model, tokenizer)) if model.can_generate() else {tokenizer.eos_token_id} - {None}
     if turns is not None:
-        special = set(tokenizer.all_special_ids)
+        added = tokenizer.added_tokens_decoder.items()
+        special = {one for one, token in added if token.special}
         behind = tokenizer(turns.around["assistant"][1], add_special_tokens=False)["input_ids"]
         found |= {int(one) for one in behind[:1] if one in special}
     return sorted(found)
