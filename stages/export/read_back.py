@@ -70,7 +70,9 @@ def _adapted(task: dict[str, Any]) -> Any:
         )  # fmt: skip
     base = _auto(task, task["base"], **more)
     for module in base.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would compute in bfloat16 on some CPUs
+        if hasattr(
+            module, "support_avx512bf16_for_cpu"
+        ):  # bitsandbytes would compute in bfloat16 on some CPUs
             module.support_avx512bf16_for_cpu = False
     return PeftModel.from_pretrained(base, task["folder"]).eval()
 

@@ -51,9 +51,10 @@ class Source:
             return None
         last = self.model.adapters[-1]
         maker = self.maker(last)
-        for one in ("nf4", "int8"):
+        formats: tuple[Format, ...] = ("nf4", "int8")
+        for one in formats:
             if last.merge_onto == one or (maker and f"merge_drift_{one}" in maker.proofs):
-                return one  # type: ignore[return-value]
+                return one
         return None
 
 

@@ -32,7 +32,16 @@ _TEXT = [
 
 def tokenizer_of(pre: str) -> Any:
     """Trained on a few lines: about 400 tokens, those of the chat template's among them."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
@@ -49,10 +58,20 @@ def tokenizer_of(pre: str) -> Any:
         _TEXT * 20, trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, show_progress=False)
     )
     if pre == "llama-bpe":
-        special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+        special = [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ]
         names, template = {"bos_token": special[0], "eos_token": special[1]}, LLAMA3
     else:
-        special, names, template = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], {"eos_token": "<|im_end|>"}, CHATML
+        special, names, template = (
+            ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            {"eos_token": "<|im_end|>"},
+            CHATML,
+        )
     raw.add_special_tokens(special)
     raw.add_tokens([AddedToken("<think>", normalized=False)])  # added, and not special
     if pre == "llama-bpe":
@@ -61,7 +80,9 @@ def tokenizer_of(pre: str) -> Any:
             single=[special[0], "$A"], pair=[special[0], "$A", "$B"], special_tokens=[(special[0], bos)]
         )
     made = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<|endoftext|>" if pre != "llama-bpe" else "<|end_header_id|>", **names
+        tokenizer_object=raw,
+        pad_token="<|endoftext|>" if pre != "llama-bpe" else "<|end_header_id|>",
+        **names,
     )
     made.chat_template = template
     return made
@@ -113,9 +134,13 @@ class _Shaken(TrainingStage):
         probe = Probe(rows, pad, logits(model, rows, pad))
         artifact = save_artifact(model, tokenizer, self, source, context.folder, hooks)
         made, _ = hand_over(self, source, artifact, probe, context.events.prove)
-        prompts = [{"prompt": tokenizer.apply_chat_template([{"role": "user", "content": _TEXT[1]}], tokenize=False)}]
+        prompts = [
+            {"prompt": tokenizer.apply_chat_template([{"role": "user", "content": _TEXT[1]}], tokenize=False)}
+        ]
         return StageResult(
-            models={self.makes: made}, samples=prompts if self.makes == "policy" else (), proofs=context.events.proofs
+            models={self.makes: made},
+            samples=prompts if self.makes == "policy" else (),
+            proofs=context.events.proofs,
         )
 
 

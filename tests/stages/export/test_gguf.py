@@ -23,9 +23,9 @@ ROPE = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_f
 # kind, pre-tokenizer, dtype, settings of the model, whether transformers' own loader reads such a file
 MODELS: list[Any] = [
     ("Llama", "llama-bpe", "q8_0", {"tie_word_embeddings": True}, True),
-    ("Qwen2", "qwen2", "f32", {}, True),
     ("Qwen3", "qwen2", "f16", {"head_dim": 32, "tie_word_embeddings": True, "vocab_size": 400}, False),
-    ("Llama", "llama-bpe", "f32", {"rope_parameters": ROPE}, False),
+    pytest.param("Qwen2", "qwen2", "f32", {}, True, marks=pytest.mark.slow),
+    pytest.param("Llama", "llama-bpe", "f32", {"rope_parameters": ROPE}, False, marks=pytest.mark.slow),
     pytest.param("Llama", "smollm", "f32", {"attention_bias": True, "mlp_bias": True}, False, marks=pytest.mark.slow),
     pytest.param("Qwen3", "qwen2", "q8_0", {"head_dim": 128}, True, marks=pytest.mark.slow),
     pytest.param("Qwen2", "qwen2", "q8_0", {"tie_word_embeddings": True}, True, marks=pytest.mark.slow),
@@ -89,6 +89,7 @@ def test_a_file_with_unpaired_heads_is_found(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_file_with_another_template_is_found(
     lora_run: Run, same_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +104,9 @@ def test_a_file_with_another_template_is_found(
 def test_other_models_are_refused(tmp_path: Path) -> None:
     base = language_model(tmp_path / "base", "Mistral")
     run = trained(base, tmp_path / "run")
-    with pytest.raises(ExportError, match=r"llama, qwen2, qwen3, and it is of type mistral; give --llama-cpp"):
+    with pytest.raises(
+        ExportError, match=r"llama, qwen2, qwen3, and it is of type mistral; give --llama-cpp"
+    ):
         export_model(Export("gguf"), source_of(run, run.model), tmp_path / "out", quiet)
     assert gguf_file.why_no_gguf({"model_type": "qwen2", "rope_scaling": {"type": "yarn", "factor": 4}})
     assert gguf_file.why_no_gguf({"model_type": "qwen2", "use_sliding_window": True})

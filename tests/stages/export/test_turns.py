@@ -31,9 +31,7 @@ def test_chatml() -> None:
     assert turns == Turns(
         opening="",
         injected="",
-        around={
-            role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")
-        },
+        around={role: (f"<|im_start|>{role}\n", "<|im_end|>\n") for role in ("system", "user", "assistant")},
         answer="<|im_start|>assistant\n",
     )
     assert turns.as_go(writes_opening=True) == (
@@ -51,7 +49,9 @@ def test_a_system_turn_that_the_template_adds_itself_stays() -> None:
     assert turns.injected == "<|im_start|>system\nYou are SmolLM<|im_end|>\n"
     go = turns.as_go(writes_opening=True)
     assert go is not None
-    assert go.startswith('{{ if .Messages }}{{ if ne (index .Messages 0).Role "system" }}<|im_start|>system\nYou')
+    assert go.startswith(
+        '{{ if .Messages }}{{ if ne (index .Messages 0).Role "system" }}<|im_start|>system\nYou'
+    )
 
 
 def test_llama_3_and_its_bos() -> None:

@@ -68,10 +68,8 @@ def test_the_card_says_where_it_came_from(lora_run: Run, same_process: None, tmp
     assert str(tmp_path) not in card and str(lora_run.folder.parent) not in card  # no path of this machine
 
 
-@pytest.mark.parametrize("form", ["merged", "adapter"])
-def test_a_reward_model_keeps_its_head(
-    pocket: Path, same_process: None, tmp_path: Path, form: Any
-) -> None:
+@pytest.mark.parametrize("form", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
+def test_a_reward_model_keeps_its_head(pocket: Path, same_process: None, tmp_path: Path, form: Any) -> None:
     stages = [ShakenSFT(LoRA(r=2), name="sft"), ShakenReward(LoRA(r=2), name="reward")]
     run = Pipeline(stages, model=pocket, run_dir=tmp_path / "run").run()
     assert run.reward_model is not None
@@ -85,7 +83,10 @@ def test_a_reward_model_keeps_its_head(
 
 
 @pytest.mark.parametrize("form", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["classifier", pytest.param("tags", marks=pytest.mark.slow), "t5"])
+@pytest.mark.parametrize(
+    "kind",
+    ["classifier", pytest.param("tags", marks=pytest.mark.slow), pytest.param("t5", marks=pytest.mark.slow)],
+)
 def test_other_heads(
     bert_model: Path, t5_model: Path, same_process: None, tmp_path: Path, kind: str, form: Any
 ) -> None:
@@ -94,11 +95,17 @@ def test_other_heads(
     common: dict[str, Any] = {"max_steps": 1, "batch_size": 4}
     if kind == "classifier":
         rows = [{"text": f"the river {i % 7}", "label": "wet" if i % 2 else "dry"} for i in range(24)]
-        run = Pipeline([Classifier(LoRA(r=2), data=rows, **common)], bert_model, run_dir=tmp_path / "run").run()
+        run = Pipeline(
+            [Classifier(LoRA(r=2), data=rows, **common)], bert_model, run_dir=tmp_path / "run"
+        ).run()
         model = run.classifier
     elif kind == "tags":
-        tagged = [{"text": "the river runs", "entities": [{"start": 4, "end": 9, "label": "W"}]} for _ in range(24)]
-        run = Pipeline([TokenClassifier(LoRA(r=2), data=tagged, **common)], bert_model, run_dir=tmp_path / "run").run()
+        tagged = [
+            {"text": "the river runs", "entities": [{"start": 4, "end": 9, "label": "W"}]} for _ in range(24)
+        ]
+        run = Pipeline(
+            [TokenClassifier(LoRA(r=2), data=tagged, **common)], bert_model, run_dir=tmp_path / "run"
+        ).run()
         model = run.token_classifier
     else:
         rows = [{"prompt": f"the river {i % 5}", "completion": "blue boat"} for i in range(24)]
@@ -108,7 +115,10 @@ def test_other_heads(
     done = export_model(Export(form), source_of(run, model), tmp_path / "out", quiet)
     assert done.facts["golden"]["read_back"]["plain"] < 1e-4
     if kind == "classifier" and form == "merged":
-        assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "dry", "1": "wet"}
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {
+            "0": "dry",
+            "1": "wet",
+        }
 
 
 def test_what_is_not_the_model_is_found_and_leaves_nothing(
@@ -146,7 +156,10 @@ def test_a_tokenizer_that_differs_is_found(
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_nobody_can_read_are_found_by_the_process(lora_run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.slow
+def test_files_that_nobody_can_read_are_found_by_the_process(
+    lora_run: Run, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(work, "write_merged", lambda *_: None)
     with pytest.raises(ExportMismatchError, match="cannot be read back in a fresh process"):
         export_model(Export(), of(lora_run), tmp_path / "out", quiet)
@@ -196,6 +209,7 @@ def test_a_disk_that_is_too_small_is_found_first(lora_run: Run, tmp_path: Path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_disk_estimate_holds_the_weights(lora_run: Run, same_process: None, tmp_path: Path) -> None:
     for form, dtype in (("merged", "f32"), ("gguf", "q8_0")):
         done = export_model(Export(form, dtype=dtype), of(lora_run), tmp_path / form, quiet)  # type: ignore[arg-type]
