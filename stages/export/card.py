@@ -75,7 +75,7 @@ def _commands(source: Source, facts: Mapping[str, Any], folder: Path) -> Iterato
             yield _shell(f"python -m sglang.launch_server --model-path . --served-model-name {name}")
         yield f"In Python: `transformers.{_auto(folder)}.from_pretrained(folder)`."
     else:
-        yield from _adapter_commands(source, name, folder)
+        yield from _adapter_commands(source, facts, name, folder)
     yield "These commands were written by posttrain and not run by it."
 
 
@@ -85,23 +85,22 @@ def _auto(folder: Path) -> str:
     return str(auto_class(read_json(folder / "config.json")).__name__)
 
 
-def _adapter_commands(source: Source, name: str, folder: Path) -> Iterator[str]:
+def _adapter_commands(source: Source, facts: Mapping[str, Any], name: str, folder: Path) -> Iterator[str]:
     config = read_json(folder / CONFIG)
-    base = config["base_model_name_or_path"]
+    # A folder of this machine stands in adapter_config.json, where PEFT looks for it, and nowhere else.
+    base = config["base_model_name_or_path"] if config["revision"] else "BASE"
+    where = f" BASE is the folder of `{facts['base']}`." if base == "BASE" else ""
     yield (
-        f"The adapter fits one base: `{base}`, fingerprint `{source.model.base_fingerprint[:16]}` (posttrain's, over config and "
-        "weights). On another it loads without an error and is another model."
+        f"The adapter fits one base: `{facts['base']}`, fingerprint `{source.model.base_fingerprint[:16]}` (posttrain's, "
+        f"over config and weights). On another it loads without an error and is another model.{where}"
     )
     if source.quantised:
-        yield (
-            f"It was trained on that base in {source.quantised}: load it so, as in transformers' BitsAndBytesConfig "
-            f"({'load_in_8bit' if source.quantised == 'int8' else 'load_in_4bit, nf4, double quantisation'})."
-        )
+        how = "load_in_8bit" if source.quantised == "int8" else "load_in_4bit, nf4, double quantisation"
+        yield f"It was trained on that base in {source.quantised}: load it so, in transformers' BitsAndBytesConfig with {how}."
     yield f"In Python: `peft.PeftModel.from_pretrained(base, folder)`; its kind is {kind_of(folder)}."
     if source.model.head == "causal_lm" and is_plain_lora(folder) and not source.quantised:
-        yield _shell(
-            f"vllm serve {base} --enable-lora --max-lora-rank {_rank(config['r'])} --lora-modules {name}=."
-        )
+        rank = _rank(config["r"])
+        yield _shell(f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}=.")
         yield _shell(f"python -m sglang.launch_server --model-path {base} --lora-paths {name}=.")
     elif source.model.head == "causal_lm":
         yield "vLLM and SGLang load plain LoRA on an unquantised base only; for them export it as merged."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import ExportError
 
+from ...pipeline import ModelRef
 from ...pipeline.adapters import UNMERGEABLE, kind_of, read_adapter
 from ...pipeline.base_models import load_tokenizer
 from ...pipeline.disk import check_disk
@@ -85,6 +87,8 @@ def why_not(export: Export, source: Source) -> str | None:
     if model.adapters and (kind := kind_of(model.adapters[-1].folder)) in UNMERGEABLE:
         return f"what {kind} trained cannot be merged into the weights; take --format adapter"
     if export.format == "gguf":
+        if importlib.util.find_spec("gguf") is None:
+            return "that needs the package gguf; run: pip install gguf"
         if model.head != "causal_lm":
             return f"GGUF holds language models and this is {KINDS[model.head]}, whose head would be dropped; take --format merged"
         if export.llama_cpp is None:
@@ -121,7 +125,7 @@ class _Making:
         """Write the form and prove it; returns the figures of the golden prompts."""
         self.say("asking the trained model")
         trained = self._ask(_as_trained(self.source)) if self.source.quantised else None
-        model = self.source.model.load_model().cpu().float()
+        model = _exactly(self.source.model)
         trained = trained or self._ask(model)
         self.say("writing")
         writers = {"merged": self._merged, "adapter": self._adapter, "gguf": self._gguf}
@@ -201,10 +205,17 @@ class _Making:
         }  # fmt: skip
 
 
+def _exactly(model: ModelRef) -> Any:
+    """In float32 on the CPU, as the fresh process will read it: what a GPU rounds would hide what a file lost."""
+    import torch
+
+    return model.load_model(dtype=torch.float32, device="cpu")
+
+
 def _as_trained(source: Source) -> Any:
     """The last adapter live on the quantised weights that it was trained on."""
     last, head = source.model.adapters[-1], source.model.head
-    model = source.model.without_last_adapter().load_model()
+    model = _exactly(source.model.without_last_adapter())
     if head in TRAINED_HEADS:
         model = with_head(model, head, None if head == "reward" else Labels.read(last.folder))
     assert source.quantised is not None

@@ -41,11 +41,8 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["when all is written", pytest.param("before the proof", marks=pytest.mark.slow),
-     pytest.param("before the last rename", marks=pytest.mark.slow)],
-)  # fmt: skip
+@pytest.mark.slow  # a process that loads everything anew
+@pytest.mark.parametrize("moment", list(MOMENTS))
 def test_a_kill_at_a_moment(lora_run: Run, same_process: None, tmp_path: Path, moment: str) -> None:
     out = tmp_path / "out"
     code = HANGS.format(root=str(ROOT), patch=MOMENTS[moment], run=str(lora_run.folder), out=str(out))
