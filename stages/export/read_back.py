@@ -134,6 +134,7 @@ def _gguf(task: dict[str, Any]) -> dict[str, Any]:
     if "plain" in task["answers"]:
         model = _model_of(reader, task["config"])
         _write(task["answers"]["plain"], [_ask(model, row) for row in asked])
+        del model
     if "transformers_gguf" in task["answers"]:
         import torch
         from transformers import AutoModelForCausalLM, GgufConfig

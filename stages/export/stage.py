@@ -72,19 +72,17 @@ class Export(Stage):
             check_llama_cpp(Path(self.llama_cpp), self.dtype or "f16")
 
     def _check_dtype(self) -> None:
-        allowed = QUANTISATIONS if self.llama_cpp is not None else DTYPES[self.format]
-        if not allowed:
+        own = DTYPES[self.format]
+        if not own:
             raise SettingError(
                 f"Export({self.format!r}): an adapter stays as it was trained; leave dtype out."
             )
-        if self.format == "gguf" and self.llama_cpp is None and self.dtype in QUANTISATIONS:
-            allowed = DTYPES["gguf"]
-            if self.dtype not in allowed:
-                raise SettingError(
-                    f"Export('gguf', dtype={self.dtype!r}): written here are {', '.join(allowed)}; for others give "
-                    "llama_cpp, the folder of a llama.cpp checkout."
-                )
-        check_choice("Export", "dtype", self.dtype, allowed)
+        if self.format == "gguf" and self.llama_cpp is None and self.dtype in set(QUANTISATIONS) - set(own):
+            raise SettingError(
+                f"Export('gguf', dtype={self.dtype!r}): written here are {', '.join(own)}; for others give llama_cpp, the "
+                "folder of a llama.cpp checkout."
+            )
+        check_choice("Export", "dtype", self.dtype, own if self.llama_cpp is None else QUANTISATIONS)
 
     @property
     def resolved_dtype(self) -> str:
@@ -102,14 +100,14 @@ class Export(Stage):
         return ("causal_lm",) if self.format == "gguf" else ()
 
     def check(self, before: Sequence[Stage]) -> None:
-        makers = [one for one in before if one.makes == self.model and isinstance(one, TrainingStage)]
-        if not makers:
+        stack = _trained_for(self.model, before)
+        if not stack:
             if self.format == "adapter":
                 raise StrategyError(
                     f"Stage {self.title}: no stage before it trains an adapter, so there is none to export."
                 )
             return
-        last = makers[-1]
+        last = stack[-1]
         can, name = last.strategy.capabilities, type(last.strategy).__name__
         if self.format == "adapter" and can.makes_base:
             raise StrategyError(
@@ -121,6 +119,13 @@ class Export(Stage):
                 f"Stage {self.title}: what {name} trains in {last.title} cannot be merged into the weights; take "
                 "Export('adapter'), or another strategy there."
             )
+        if self.format == "adapter" and len(stack) > 1:
+            for one in stack:
+                if not one.strategy.adds_up:
+                    raise StrategyError(
+                        f"Stage {self.title}: {len(stack)} adapters lie on each other, and only plain LoRA adapters add up to "
+                        f"one; {one.title} trains with {one.strategy}. Take Export('merged'), or LoRA in all of them."
+                    )
 
     def settings(self) -> tuple[Setting, ...]:
         shown = [
@@ -151,3 +156,21 @@ class Export(Stage):
             context.events.prove(name, value)
         context.events.say(f"{done.bytes / 1e6:.1f} MB in {done.folder}")
         return StageResult(models={}, metrics=done.metrics, proofs=context.events.proofs)
+
+
+def _trained_for(role: Exported, before: Sequence[Stage]) -> list[TrainingStage]:
+    """The stages whose adapters the role's model will hold, in order; one that trains a whole model comes first."""
+    training = [one for one in before if isinstance(one, TrainingStage)]
+    makers = [place for place, one in enumerate(training) if one.makes == role]
+    if not makers:
+        return []
+    chain = [one for one in training[: makers[-1]] if one.makes == "policy"]
+    stack: list[TrainingStage] = []
+    for one in (*chain, training[makers[-1]]):
+        if one.strategy.capabilities.makes_base:
+            stack = [one]
+        elif one.handover == "continue":
+            stack[-1:] = [one]
+        else:
+            stack.append(one)
+    return stack if len(stack) < 2 or not stack[0].strategy.capabilities.makes_base else stack[1:]

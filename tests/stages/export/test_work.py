@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from posttrain import Export, Full, LoRA, Pipeline, PromptTuning, QLoRA, Run
+from posttrain import IA3, Export, Full, LoRA, Pipeline, PromptTuning, QLoRA, Run
 from posttrain.errors import (
     DiskSpaceError,
     DriftError,
@@ -69,7 +69,9 @@ def test_the_card_says_where_it_came_from(lora_run: Run, same_process: None, tmp
 
 
 @pytest.mark.parametrize("form", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
-def test_a_reward_model_keeps_its_head(pocket: Path, same_process: None, tmp_path: Path, form: Any) -> None:
+def test_a_reward_model_keeps_its_head(
+    pocket: Path, same_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any
+) -> None:
     stages = [ShakenSFT(LoRA(r=2), name="sft"), ShakenReward(LoRA(r=2), name="reward")]
     run = Pipeline(stages, model=pocket, run_dir=tmp_path / "run").run()
     assert run.reward_model is not None
@@ -80,6 +82,16 @@ def test_a_reward_model_keeps_its_head(pocket: Path, same_process: None, tmp_pat
         assert golden["read_back"]["padded"] < 1e-4  # the pad token of the files is that of the config
     with pytest.raises(ExportError, match="head would be dropped"):
         export_model(Export("gguf"), source_of(run, run.reward_model), tmp_path / "gguf", quiet)
+    if form == "merged":  # padded with the end token, the score would be read off the padding
+
+        def ends_as_padding(tokenizer: Any, base: Path, folder: Path) -> None:
+            shutil.copytree(base, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+            settings = json.loads((folder / "tokenizer_config.json").read_text())
+            (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<|im_end|>"}))
+
+        monkeypatch.setattr(work, "write_tokenizer", ends_as_padding)
+        with pytest.raises(ExportMismatchError, match="padded"):
+            export_model(Export(), source_of(run, run.reward_model), tmp_path / "pad", quiet)
 
 
 @pytest.mark.parametrize("form", ["merged", pytest.param("adapter", marks=pytest.mark.slow)])
@@ -280,6 +292,21 @@ def test_the_stage_writes_into_its_folder(pocket: Path, same_process: None, tmp_
     assert (run["export"].folder / "export" / MANIFEST).stat().st_mtime_ns == before
 
 
+def test_adapters_that_will_add_up_are_let_through() -> None:
+    lora = LoRA(r=2, init="pissa")
+    Pipeline(
+        [
+            ShakenSFT(Full()),
+            ShakenSFT(lora, name="two"),
+            ShakenReward(LoRA()),
+            Export("adapter", model="reward"),
+        ]
+    )
+    dora = LoRA(variant="dora")
+    continued = ShakenSFT(dora, handover="continue", name="two")
+    Pipeline([ShakenSFT(dora), continued, Export("adapter")])  # one adapter, trained twice
+
+
 @pytest.mark.parametrize(
     ("build", "error", "match"),
     [
@@ -295,6 +322,11 @@ def test_the_stage_writes_into_its_folder(pocket: Path, same_process: None, tmp_
         (lambda: Pipeline([ShakenSFT(PromptTuning()), Export()]), StrategyError, "cannot be merged"),
         (lambda: Pipeline([ShakenSFT(Full()), Export("adapter")]), StrategyError, "no adapter"),
         (lambda: Pipeline([Export("adapter")]), StrategyError, "no stage before it trains an adapter"),
+        (
+            lambda: Pipeline([ShakenSFT(IA3()), ShakenReward(LoRA()), Export("adapter", model="reward")]),
+            StrategyError,
+            r"2 adapters lie on each other.*shaken_sft trains with IA3",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_when_it_is_built(build: Any, error: Any, match: str) -> None:
