@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -128,11 +128,14 @@ class Export(Stage):
                     )
 
     def settings(self) -> tuple[Setting, ...]:
-        shown = [
-            Setting(name, str(value) if isinstance(value, Path) else value, "given" if value != own.default else "default of Export")
-            for name, own in self.__dataclass_fields__.items()
-            if name != "name" and (value := getattr(self, name)) is not None
-        ]  # fmt: skip
+        shown = []
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if own.name != "name" and value is not None:
+                plain = str(value) if isinstance(value, Path) else value
+                shown.append(
+                    Setting(own.name, plain, "default of Export" if value == own.default else "given")
+                )
         if self.dtype is None and self.format != "adapter":
             shown.append(Setting("dtype", self.resolved_dtype, "default of Export"))
         return tuple(shown)

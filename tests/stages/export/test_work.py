@@ -287,6 +287,9 @@ def test_the_stage_writes_into_its_folder(pocket: Path, same_process: None, tmp_
     assert not run["export"].models and run["export"].proofs["read_back_plain"] < 1e-4
     assert (run["ollama"].folder / "export" / "Modelfile").is_file()
     assert verify_folder(run["export"].folder / "export", manifest_name=MANIFEST)["facts"]["stage"] == "sft"
+    assert {one["name"]: one["value"] for one in run["export"].settings} == {
+        "format": "merged", "dtype": "f32", "model": "policy", "shard_size": "5GB"
+    }  # fmt: skip
     before = (run["export"].folder / "export" / MANIFEST).stat().st_mtime_ns
     pipeline.run()
     assert (run["export"].folder / "export" / MANIFEST).stat().st_mtime_ns == before
