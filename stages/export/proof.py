@@ -47,11 +47,13 @@ def prove(
         raise ExportMismatchError("The export holds another chat template than the run's; nothing was left.")
     read: dict[str, float] = {}
     answers: list[Any] = []
+    written = expected
     for reader in ("plain", "transformers_gguf"):
         if path := task["answers"].get(reader):
             held = load_file(path)
             answers = [held[str(i)] for i in range(len(held))]
-            read[reader] = largest_difference(answers if expected is None else expected, answers)
+            written = answers if written is None else written  # then the readers are compared with each other
+            read[reader] = largest_difference(written, answers)
     if "padded_difference" in said:
         read["padded"] = said["padded_difference"] / max(float(one.abs().max()) for one in answers)
     for reader, difference in read.items():
