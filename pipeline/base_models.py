@@ -26,7 +26,7 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CONVERTER = 1  # raise it when the conversion below changes, so that nobody reads an older one
 
 _WEIGHTS = ("*.safetensors",)
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
               "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class Base:
     @property
     def tokenizer_fingerprint(self) -> str:
         """Names the tokenizer and its chat template."""
-        present = [self.folder / name for name in _TOKENIZER if (self.folder / name).is_file()]
+        present = [self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file()]
         return digest_of([[path.name, remembered_sha256(path)] for path in present])
 
 

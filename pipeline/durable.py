@@ -85,17 +85,19 @@ def commit_folder(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def adopt_folder(source: Path, target: Path, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Commit a folder that somebody else wrote (same file system) as `target`; returns the manifest."""
+def adopt_folder(
+    source: Path, target: Path, facts: Mapping[str, Any] | None = None, name: str = MANIFEST
+) -> dict[str, Any]:
+    """Commit a folder that somebody else wrote (same file system) as `target`; returns the manifest, kept as `name`."""
     with named_disk_errors(target):
         files = {
             path.relative_to(source).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in _files_of(source)
+            for path in _files_of(source, name)
         }
         manifest = {"files": files, "facts": dict(facts or {})}
-        for path in _files_of(source):
+        for path in _files_of(source, name):
             _sync_file(path)
-        write_sealed(source / MANIFEST, manifest)
+        write_sealed(source / name, manifest)
         for folder, _, _ in os.walk(source, topdown=False):
             _sync_folder(Path(folder))
         old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
@@ -109,16 +111,20 @@ def adopt_folder(source: Path, target: Path, facts: Mapping[str, Any] | None = N
     return manifest
 
 
-def verify_folder(folder: Path, sha256: Callable[[Path], str] = sha256_of) -> dict[str, Any]:
+def verify_folder(
+    folder: Path, sha256: Callable[[Path], str] = sha256_of, manifest_name: str = MANIFEST
+) -> dict[str, Any]:
     """The manifest of a committed folder, after reading every byte that it names, or what `sha256` remembers of it.
 
     Raises CorruptArtifactError naming the first file that is missing, of another size, or changed.
     """
-    manifest = read_sealed(folder / MANIFEST)
+    manifest = read_sealed(folder / manifest_name)
     for name, expected in manifest["files"].items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
-            raise CorruptArtifactError(f"{folder / MANIFEST} names {name!r}, which is outside its folder.")
+            raise CorruptArtifactError(
+                f"{folder / manifest_name} names {name!r}, which is outside its folder."
+            )
         if not path.is_file():
             raise CorruptArtifactError(f"{path} is missing.")
         if path.stat().st_size != expected["bytes"]:
@@ -189,8 +195,8 @@ def is_disk_full(error: BaseException | None, place: Path) -> bool:
     return False
 
 
-def _files_of(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def _files_of(folder: Path, manifest_name: str) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / manifest_name)
 
 
 def _existing_parent(path: Path) -> Path:

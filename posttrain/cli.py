@@ -13,6 +13,7 @@ from posttrain.commands.chat import chat
 from posttrain.commands.clean import clean
 from posttrain.commands.compare import compare
 from posttrain.commands.doctor import doctor
+from posttrain.commands.export import export
 from posttrain.commands.init import init
 from posttrain.commands.inspect import inspect
 from posttrain.commands.listings import formats, schema, strategies
@@ -37,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help takes as long to load as everything else
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    run, plan, explain, init, runs, show, report, compare, chat, serve, ui, resume, clean, inspect, strategies, formats,
-    schema, doctor,
+    run, plan, explain, init, runs, show, report, compare, chat, serve, export, ui, resume, clean, inspect, strategies,
+    formats, schema, doctor,
 )  # fmt: skip
 for command in _COMMANDS:
     flags_of_a_script = command in (run, plan, explain)

@@ -29,6 +29,9 @@ PosttrainError
 │   ├── SamplerError                    vLLM does not answer, or not as the policy
 │   ├── RewardGateError                 the reward model is too weak to be optimised against
 │   └── NoValidCheckpointError          all checkpoints are damaged
+├── ExportError                         a model cannot leave in the form that was asked for, or not to that place
+│   ├── ExportMismatchError             what was read back is not the model that was trained
+│   └── DriftError                      the form would change the model more than max_drift allows
 ├── GateError                           a finished stage did not reach what it must; exit code 3
 │   ├── RequirementError                a number of `require` was not reached
 │   └── ForgettingError                 the model moved further from its input than `max_forgetting` allows
@@ -159,6 +162,18 @@ class RewardGateError(TrainingError):
 
 class NoValidCheckpointError(TrainingError):
     """All checkpoints of a stage are damaged."""
+
+
+class ExportError(PosttrainError):
+    """A model cannot leave in the form that was asked for, or not to that place; nothing was left there."""
+
+
+class ExportMismatchError(ExportError):
+    """What was read back in a fresh process is not the model that was trained; the export was removed."""
+
+
+class DriftError(ExportError):
+    """The form would change the model more than `max_drift` allows; the export was removed."""
 
 
 class GateError(PosttrainError):

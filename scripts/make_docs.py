@@ -44,6 +44,7 @@ ZH: Mapping[str, str] = {
     "TokenClassifier": "序列标注头：标出文本里有名字的区段",
     "Seq2Seq": "编码器读提示，解码器学回答和结束符（T5、BART）",
     "Evaluate": "测量某个角色最新的模型，附 95 % 区间；不产出模型",
+    "Export": "把某个角色最新的模型写成别人能用的文件，在新进程里读回并比较；不产出新模型",
 }  # fmt: skip
 _STARTERS = ("run_recipe", "typer.run")  # what makes flags of a function's parameters
 _MODELS = ("1B", "3B", "8B", "14B", "32B", "70B")
@@ -63,7 +64,7 @@ def _stage_kinds() -> list[type[Any]]:
     from posttrain.recipe_files.forms import forms_of
 
     learners = ("CPT", "SFT", "RewardModel", "DPO", "KTO", "ORPO", "PPO", "GRPO", "RLOO")
-    order = (*learners, "Classifier", "TokenClassifier", "Seq2Seq", "Evaluate")
+    order = (*learners, "Classifier", "TokenClassifier", "Seq2Seq", "Evaluate", "Export")
     found = {name: form.build for name, form in forms_of(Stage).items()}
     rest = sorted(found.keys() - set(order))
     return [found[name] for name in (*order, *rest)]  # type: ignore[misc]

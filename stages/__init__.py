@@ -5,6 +5,7 @@ from .combining import combine
 from .cpt import CPT
 from .dpo import DPO
 from .evaluate import Evaluate
+from .export import Export
 from .groups import GRPO, RLOO
 from .kto import KTO
 from .online import VLLM, RewardModelRef, accuracy_reward, function_call_reward
@@ -55,6 +56,7 @@ __all__ = [
     "Adapter",
     "Classifier",
     "Evaluate",
+    "Export",
     "Freeze",
     "Full",
     "GradualUnfreeze",

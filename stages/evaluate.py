@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -167,10 +167,13 @@ class Evaluate(GatedStage):
 
     def settings(self) -> tuple[Setting, ...]:
         shown: dict[str, Any] = {}
-        for name, own in self.__dataclass_fields__.items():
-            value = getattr(self, name)
-            if name != "name":
-                shown[name] = value, "default of Evaluate" if value == own.default or value == {} else "given"
+        for own in fields(self):  # without the class's own variables
+            value = getattr(self, own.name)
+            if own.name != "name":
+                shown[own.name] = (
+                    value,
+                    "default of Evaluate" if value == own.default or value == {} else "given",
+                )
         for name in ("data", "prompts"):
             if getattr(self, name) is not None:
                 shown[name] = described(getattr(self, name)), "given"

@@ -129,6 +129,10 @@ class LoRA(Tuner):
         return self.variant != "dora" and self.bias == "none" and not self.modules_to_save
 
     @property
+    def adds_up(self) -> bool:
+        return self._is_plain and self.base_format is None
+
+    @property
     def by_depth(self) -> bool:
         return self.layers_to_transform is not None
 

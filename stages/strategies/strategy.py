@@ -68,6 +68,11 @@ class Strategy(CheckedSettings):
         return False
 
     @property
+    def adds_up(self) -> bool:
+        """Whether what it leaves is A and B for the plain weights: several such adapters are one of the ranks' sum."""
+        return False
+
+    @property
     def virtual_tokens(self) -> int:
         """Positions that the adapter takes in front of every sequence."""
         return 0
