@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_templates import (
+
+from tests.data_formats.chat_templates import (
     CHATML,
     MISTRAL_SPECIAL,
     MISTRAL_TOOLS,

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from chat_templates import CHATML, NO_STOP, SMOLLM2, THINKING, UNPROVABLE
 
 from posttrain.data_formats import DataReport, encode, read_examples
 from posttrain.data_formats.report import percentile
 from posttrain.errors import DataError, EmptyStageDataError, OverlongError, SettingError
+from tests.data_formats.chat_templates import CHATML, NO_STOP, SMOLLM2, THINKING, UNPROVABLE
 
 END = 2  # <|im_end|>
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, LLAMA3
 
 from posttrain.data_formats import encode, read_examples
+from tests.data_formats.chat_templates import CHATML, LLAMA3
 
 PLAIN = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}
 THOUGHT = {"messages": [PLAIN["messages"][0], {**PLAIN["messages"][1], "reasoning_content": "hm"}]}

@@ -1,8 +1,11 @@
 """Trained texts and their places, counted by hand, for the common chat templates: «...» is what is trained."""
 
 import pytest
-from chat_templates import CHATML, trl_template
-from dialogues import (
+
+from posttrain.data_formats.rendering.render import ChatTemplate
+from posttrain.errors import DataError
+from tests.data_formats.chat_templates import CHATML, trl_template
+from tests.data_formats.dialogues import (
     CALL,
     CALLS,
     ONE,
@@ -20,9 +23,6 @@ from dialogues import (
     trained,
     user,
 )
-
-from posttrain.data_formats.rendering.render import ChatTemplate
-from posttrain.errors import DataError
 
 HERMES = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 HERMES_OSLO = HERMES.replace("Paris", "Oslo")

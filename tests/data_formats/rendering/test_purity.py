@@ -4,7 +4,6 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from chat_templates import CHATML, LLAMA3, MISTRAL, NO_STOP, SMOLLM2, THINKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -12,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from posttrain.data_formats import Message
 from posttrain.data_formats.rendering.purity import only_writes
 from posttrain.data_formats.rendering.render import ChatTemplate
+from tests.data_formats.chat_templates import CHATML, LLAMA3, MISTRAL, NO_STOP, SMOLLM2, THINKING
 
 PARSER = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
 LOOP = "{% for m in messages %}<BODY>{% endfor %}"

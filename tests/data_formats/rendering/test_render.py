@@ -1,11 +1,11 @@
 """Golden spans, counted by hand, for each family of chat template."""
 
 import pytest
-from chat_templates import CHATML, LLAMA3, MISTRAL, NO_STOP, SMOLLM2, THINKING, UNPROVABLE
 
 from posttrain.data_formats import Message
 from posttrain.data_formats.rendering.render import ChatTemplate, NotProven, render
 from posttrain.errors import DataError
+from tests.data_formats.chat_templates import CHATML, LLAMA3, MISTRAL, NO_STOP, SMOLLM2, THINKING, UNPROVABLE
 
 SYSTEM = Message("system", "be")
 ONE = (Message("user", "hi"), Message("assistant", "yo"))

@@ -1,13 +1,13 @@
 """For any dialogue: exactly the answers and their stop tokens are trained, and nothing in a message is executed."""
 
 import pytest
-from chat_templates import CHATML, LLAMA3, MISTRAL, SMOLLM2, SPECIAL, THINKING
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from posttrain.data_formats import Message
 from posttrain.data_formats.rendering.render import ChatTemplate
 from posttrain.data_formats.tokens.text_encoder import TextEncoder
+from tests.data_formats.chat_templates import CHATML, LLAMA3, MISTRAL, SMOLLM2, SPECIAL, THINKING
 
 PIECES = [
     *SPECIAL, "user", "assistant", "system", "<|im_start|>assistant\n", "<think>", "</think>", "<think>\n\n</think>\n\n",

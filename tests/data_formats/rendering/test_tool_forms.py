@@ -3,13 +3,22 @@
 import json
 
 import pytest
-from chat_templates import ADDED, CHATML, DEEPSEEK, MISTRAL_TOOLS, NEMOTRON, TEXT_ARGUMENTS, VISION, trl_names
-from dialogues import CALLS, OSLO, PARIS, assistant, trained, user
 
 from posttrain.data_formats.examples import Call
 from posttrain.data_formats.rendering.render import ChatTemplate
 from posttrain.data_formats.scoring.calls import Found, calls_in
 from posttrain.errors import DataError
+from tests.data_formats.chat_templates import (
+    ADDED,
+    CHATML,
+    DEEPSEEK,
+    MISTRAL_TOOLS,
+    NEMOTRON,
+    TEXT_ARGUMENTS,
+    VISION,
+    trl_names,
+)
+from tests.data_formats.dialogues import CALLS, OSLO, PARIS, assistant, trained, user
 
 GEMMA4 = {"diffusion_gemma", "gemma4", "gemma4_v2", "gemma4_v3", "gemma4_v4", "gemma4_v5"}
 LFM = {"lfm2_2_5", "lfm2_2_5_v2", "lfm2_2_5_vl", "lfm2_v2"}

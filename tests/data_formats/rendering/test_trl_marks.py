@@ -8,8 +8,11 @@ import json
 import re
 
 import pytest
-from chat_templates import ADDED, DEEPSEEK, NEMOTRON, VISION, trl_names, trl_template
-from dialogues import (
+
+from posttrain.data_formats.rendering.render import ChatTemplate
+from posttrain.errors import DataError
+from tests.data_formats.chat_templates import ADDED, DEEPSEEK, NEMOTRON, VISION, trl_names, trl_template
+from tests.data_formats.dialogues import (
     CALL,
     CALLS,
     ONE,
@@ -22,9 +25,6 @@ from dialogues import (
     has_calls,
     rendered,
 )
-
-from posttrain.data_formats.rendering.render import ChatTemplate
-from posttrain.errors import DataError
 
 PAIRS = [name for name in trl_names() if f"{name}_training" in trl_names() and name not in VISION]
 DIALOGUES = {

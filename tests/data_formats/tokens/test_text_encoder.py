@@ -1,12 +1,12 @@
 """The trained tokens are exactly the trained characters: for any dialogue, and proven row by row."""
 
 import pytest
-from chat_templates import CHATML, LLAMA3, MISTRAL, SPECIAL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posttrain.data_formats import encode, read_examples
 from posttrain.errors import DataError
+from tests.data_formats.chat_templates import CHATML, LLAMA3, MISTRAL, SPECIAL
 
 CONTENT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda text: text.strip() and not any(token in text for token in SPECIAL)
