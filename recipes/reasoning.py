@@ -15,7 +15,7 @@ from posttrain.recipes import packaged
 
 def reasoning(
     model: str = "embedded", data: str | None = None, test: str | None = None, run_dir: str = "runs/reasoning",
-    sft_steps: int = 6, steps: int = 30, seed: int = 0,
+    sft_steps: int = 12, steps: int = 20, seed: int = 0,
 ) -> Pipeline:  # fmt: skip
     """Additions and subtractions at the counter of a bicycle shop."""
     lora, rows = LoRA(r=16), packaged("sums", data)
@@ -23,7 +23,7 @@ def reasoning(
     return Pipeline(
         [
             Evaluate(asked, name="before"),
-            SFT(lora, **rows, max_steps=sft_steps, learning_rate=5e-4),
+            SFT(lora, **rows, max_steps=sft_steps, learning_rate=1e-3),
             Evaluate(asked, name="after_sft"),
             GRPO(
                 lora, reward=accuracy_reward, **rows, max_steps=steps, batch_size=32, num_generations=8,
