@@ -83,9 +83,11 @@ def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
 
 def test_agent_tuning_runs_for_two_steps(tmp_path: Path) -> None:
     made = agent_tuning(model="tiny-random", run_dir=str(tmp_path / "run"))
-    stages = [replace(stage, max_steps=2, epochs=None) for stage in made.stages]  # type: ignore[call-arg]
+    sft, dpo, again = made.stages
+    stages = [replace(sft, max_steps=2), replace(dpo, max_steps=2), again]  # type: ignore[call-arg]
     run = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()
     assert run["sft"].metrics["call_match_before"] == 0.0
+    assert run["calls_after_dpo"].metrics["call_match"] == run["sft"].metrics["call_match_after"] == 0.0
     assert "call_match_after" in run["sft"].metrics and "accuracy_after" in run["dpo"].metrics
 
 
