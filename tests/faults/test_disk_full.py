@@ -45,7 +45,9 @@ def test_too_small_a_disk_is_predicted(rows: Rows, small_disk: Callable[[int], P
     assert not (folder / "stages").exists()
 
 
-@pytest.mark.parametrize("megabytes", [20, 35, 60, 90])
+@pytest.mark.parametrize(
+    "megabytes", [20, 35, *(pytest.param(size, marks=pytest.mark.slow) for size in (60, 90))]
+)
 def test_a_disk_that_fills_up_keeps_what_was_finished(
     rows: Rows, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, megabytes: int
 ) -> None:

@@ -79,7 +79,8 @@ def start(server: ForkServerContext, folder: Path) -> ForkServerProcess:
     return process
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [4, 20])
 def test_a_killed_chain_ends_bit_identical(server: ForkServerContext, tmp_path: Path, kills: int) -> None:
     def whole(name: str) -> float:
         begun = time.monotonic()

@@ -250,6 +250,7 @@ def test_a_moved_run_folder_loads(tiny: Callable[..., Pipeline], rows: Rows, tmp
     again.model.load()
 
 
+@pytest.mark.slow
 def test_mixed_precision_that_the_user_asks_for_passes_the_proofs(
     tiny: Callable[..., Pipeline], rows: Rows
 ) -> None:

@@ -101,7 +101,8 @@ def adapters(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("chain", "launcher"),
     [
-        *[(chain, TORCHRUN) for chain in ("ppo", "groups", "chain", "labels")],
+        ("ppo", TORCHRUN),
+        *[pytest.param(chain, TORCHRUN, marks=pytest.mark.slow) for chain in ("groups", "chain", "labels")],
         pytest.param("quickstart", ACCELERATE, marks=pytest.mark.slow),
     ],
 )
