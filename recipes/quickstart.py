@@ -17,7 +17,7 @@ def quickstart(model: str = "embedded", run_dir: str = "runs/quickstart", seed: 
             SFT(lora, max_steps=8, learning_rate=1e-3),
             RewardModel(lora, max_steps=8, batch_size=4, learning_rate=5e-4),
             PPO(
-                lora, max_steps=4, batch_size=8, learning_rate=1e-3, max_new_tokens=32, max_length=256, gate=0.5,
+                lora, max_steps=4, batch_size=8, learning_rate=1e-3, max_new_tokens=32, max_length=256,
                 trainer_args={
                     "num_mini_batches": 2, "num_ppo_epochs": 1, "temperature": 0.7, "missing_eos_penalty": 1.0,
                     "critic_learning_rate": 1e-3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from posttrain.errors import SettingError
 
@@ -19,9 +19,6 @@ from .harness import Task, check_tasks
 from .judging import model_of
 from .online.rewards import RewardSource, check_source, identity_of, name_of
 from .token_tables import Request
-
-if TYPE_CHECKING:
-    pass
 
 Evaluated = Literal["policy", "reward", "classifier", "token_classifier"]
 # What rows a model can be measured on.
