@@ -184,9 +184,7 @@ def test_no_process_stays_behind(ended_by: signal.Signals, write: Any, tmp_path:
     chatml.save_pretrained(tmp_path / "tokenizer")
     path = write("a.jsonl", lines([chat(i) for i in range(2000)]))
     script = f"""
-import signal
 import time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 from posttrain.data_formats import Data, Limits, encode_data, processes

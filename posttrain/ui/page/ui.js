@@ -8,7 +8,11 @@ const ui = (() => {
   const kept = localStorage.getItem("posttrain-language"), language = document.getElementById("language");
   root.lang = kept ?? ((navigator.language || "").startsWith("zh") ? "zh-Hans" : "en");
   language.hidden = false;
-  if (!document.getElementById("report")) language.addEventListener("click", () => { root.lang = root.lang === "en" ? "zh-Hans" : "en"; });
+  // The bar names the page in both languages; a run's page is named after the run.
+  const here = document.querySelector(".bar [aria-current]");
+  const entitle = () => { if (here) document.title = `${here.querySelector(root.lang === "en" ? ".en" : ".zh").textContent} · posttrain`; };
+  entitle();
+  if (!document.getElementById("report")) language.addEventListener("click", () => { root.lang = root.lang === "en" ? "zh-Hans" : "en"; entitle(); });
   language.addEventListener("click", () => setTimeout(() => localStorage.setItem("posttrain-language", root.lang)));
 
   // Words of the page in both languages, of which one is shown; {0}, {1} are texts.

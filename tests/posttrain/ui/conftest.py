@@ -41,6 +41,7 @@ def page(chromium: browser.Browser, address: str) -> Iterator[browser.Browser]:
     """With the token given once, as the address that is printed has it."""
     chromium.open(f"{address}/?token={TOKEN}")
     chromium.errors.clear()
+    chromium.requests.clear()  # those of the server of another test
     yield chromium
     chromium.ask("Page.navigate", url="about:blank")  # so that no stream keeps the server
 

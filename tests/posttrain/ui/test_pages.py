@@ -112,13 +112,39 @@ def test_hostile_rows_and_settings_stay_text(
     assert "[object" not in text
     assert page.run(NOTHING_RAN) == [0, False, False, 0]
     keep("data")
-    page.open(f"{address}/new")
-    page.choose("#recipe", "rlhf")
-    page.run("document.querySelector('#settings input').id = 'the-model'")
-    page.write("#the-model", HOSTILE[1])
-    assert f"model: {json.dumps(HOSTILE[1])}" in page.run("document.getElementById('text').value")
-    assert page.run(NOTHING_RAN) == [0, False, False, 0]
     assert page.errors == []
+
+
+SET_ALL = """(() => {
+  const left = () => [...document.querySelectorAll('.more option')].find((one) => one.value && one.value !== 'strategy');
+  for (let one = left(); one; one = left()) {
+    const more = one.parentElement;
+    more.value = one.value;
+    more.dispatchEvent(new Event('change', { bubbles: true }));
+  }
+})()"""
+FILL = """(bad) => {
+  const fields = [...document.querySelectorAll('#form input:not([type=checkbox])')];
+  for (const field of fields) { field.value = bad; field.dispatchEvent(new Event('input', { bubbles: true })); }
+  return fields.length;
+}"""
+
+
+def test_hostile_settings_stay_text(address: str, page: Browser) -> None:
+    """Every field of the form with every setting that a stage has, and a refusal that repeats what was typed."""
+    page.open(f"{address}/new")
+    for recipe, least in (("rlhf", 50), ("extraction", 3)):
+        page.choose("#recipe", recipe)
+        page.run(SET_ALL)
+        for bad in HOSTILE:
+            assert page.run(f"({FILL})({json.dumps(bad)})") >= least
+            assert page.run(NOTHING_RAN) == [0, False, False, 0]
+        for bad in HOSTILE[::8]:
+            page.run(f"({FILL})({json.dumps(bad)})")
+            page.click("#plan-button")
+            page.wait_for("!document.getElementById('failure').hidden && !document.getElementById('plan-button').disabled")
+            assert page.run(NOTHING_RAN) == [0, False, False, 0]
+    assert [one for one in page.errors if "status of 4" not in one] == []
 
 
 def test_the_page_follows_the_run(site: Site, address: str, page: Browser) -> None:
@@ -240,5 +266,5 @@ def test_the_language_stays_from_page_to_page(address: str, page: Browser) -> No
     page.click("#language")
     page.wait_for("localStorage.getItem('posttrain-language') === 'zh-Hans'")
     page.open(f"{address}/data")
-    assert page.run("document.querySelector('h1').innerText") == "数据"
+    assert page.run("[document.querySelector('h1').innerText, document.title]") == ["数据", "数据 · posttrain"]
     page.run("localStorage.clear()")
