@@ -41,12 +41,13 @@ def serve(
 ) -> None:
     """Answer by the OpenAI API for every stage of the runs by its name, on one copy of their base."""
     from posttrain.pipeline import Run
-    from posttrain.web import LOOPBACK_HOSTS, Guard, check_installed
+    from posttrain.web import LOOPBACK_HOSTS, Guard, check_address, check_installed
     from posttrain.web import serve as listen
 
     check_installed("posttrain serve")
     key, made = _key(api_key_file)
     hosts = (*LOOPBACK_HOSTS, *_hosts(host, allow_host or []))
+    check_address(host, port, key)
     loaded = [Run.load(run) for run in runs]
 
     from posttrain.serving.app import make_app

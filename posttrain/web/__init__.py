@@ -14,6 +14,7 @@ from .guard import Guard as Guard
 from .guard import new_token as new_token
 from .guard import request_json as request_json
 from .headers import content_policy as content_policy
+from .server import check_address as check_address
 from .server import check_installed as check_installed
 from .server import is_loopback as is_loopback
 from .server import make_server as make_server

@@ -35,7 +35,7 @@ def serve(
     Raises SettingError for a port that is taken, an address that is not this machine's, or one that others can
     reach while the guard asks for no token.
     """
-    with _bind(host, port, guard) as opened:
+    with _bind(host, port, guard.token) as opened:
         server = make_server(guard)
         if ready:
             shown = f"[{host}]" if ":" in host else host
@@ -64,8 +64,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _bind(host: str, port: int, guard: Guard) -> socket.socket:
-    if not is_loopback(host) and guard.token is None:
+def check_address(host: str, port: int, token: str | None) -> None:
+    """Raises SettingError where `serve` would, before minutes go into loading what is to be served."""
+    _bind(host, port, token).close()
+
+
+def _bind(host: str, port: int, token: str | None) -> socket.socket:
+    if not is_loopback(host) and token is None:
         raise SettingError(f"{host} can be reached from other machines, so a token is needed there.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -56,9 +56,9 @@ def load_roles(
         config, state, head = found
         roles.score_head = _linear(head, policy.device)
         _add_adapter(trunk, "reward", config, state)
-        if roles.value_head is not None:
-            roles.value_head.weight.data.copy_(head)
         if critic == "adapter":
+            assert roles.value_head is not None
+            roles.value_head.weight.data.copy_(head)  # on the policy's own states it would say nothing but noise
             _add_adapter(trunk, "critic", config, state)
     elif critic == "adapter":
         _add_adapter(trunk, "critic", trunk.peft_config["default"], None, seed)

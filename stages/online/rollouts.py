@@ -79,6 +79,7 @@ class Rollout(Judged):
     reference_NT: Tensor
     entropy_NT: Tensor
     mask_NT: Tensor
+    values_NT: Tensor | None = None  # of a critic that shares the policy's trunk: they come in the same pass
     sampler_difference: float | None = None  # nats per token, where another program sampled
 
     @property
@@ -166,21 +167,25 @@ class Rollouts:
         """Sample an answer to each prompt, and take the rewards and log-probabilities of all of them."""
         judged = self._all_judged(table, rows, seeds)
         shape = len(rows), max(map(len, judged.ids))
-        policy, reference, entropy, mask = (torch.zeros(shape) for _ in range(4))
+        policy, reference, entropy, mask, values = (torch.zeros(shape) for _ in range(5))
         with evaluating(self.policy):
             for chosen, batch in self.batches(judged):  # this rank's, and zeros for the others to fill in
                 span = chosen, slice(0, batch.mask_BT.shape[1])
-                own_BT, entropy_BT = self.roles.log_probs(batch, "policy", self._temperature)
+                if self.roles.critic_is_shared:
+                    own_BT, entropy_BT, values_BT = self.roles.log_probs_and_values(batch, self._temperature)
+                    values[span] = values_BT.cpu()
+                else:
+                    own_BT, entropy_BT = self.roles.log_probs(batch, "policy", self._temperature)
                 policy[span], entropy[span] = own_BT.cpu(), entropy_BT.cpu()
                 reference[span] = self.roles.log_probs(batch, "reference", self._temperature)[0].cpu()
                 mask[span] = batch.mask_BT.cpu()
-        policy, reference, entropy, mask = (
-            self._ranks.add(values) for values in (policy, reference, entropy, mask)
+        policy, reference, entropy, mask, values = (
+            self._ranks.add(each) for each in (policy, reference, entropy, mask, values)
         )
         difference = sampler_difference(judged.answers, policy) if self._temperature == 1.0 else None
         return Rollout(
             judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts,
-            policy, reference, entropy, mask, difference,
+            policy, reference, entropy, mask, values if self.roles.critic_is_shared else None, difference,
         )  # fmt: skip
 
     def _all_judged(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Judged:

@@ -60,6 +60,8 @@ def prepare(
 
 def _values(rollouts: Rollouts, rollout: Rollout) -> Tensor:
     """(N, T): what the critic expects at the time of sampling."""
+    if rollout.values_NT is not None:
+        return rollout.values_NT
     values_NT = torch.zeros_like(rollout.mask_NT)
     with torch.no_grad():
         for chosen, batch in rollouts.batches(rollout):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -68,3 +69,7 @@ def test_wrong_keys_and_hosts_are_refused_before_anything_is_loaded(
     refused("16 or more printable")
     monkeypatch.setenv("POSTTRAIN_API_KEY", "k" * 20)
     refused("say with --allow-host", host="0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(f"port {port}: Address already in use", port=port)
+    refused("192.0.2.1, port 0: Cannot assign", host="192.0.2.1")

@@ -107,6 +107,20 @@ def test_the_shared_reward_model_scores_as_the_one_on_disk(
     assert mine == pytest.approx(scores(model, rows, tokenizer.pad_token_id), abs=1e-5)
 
 
+def test_a_shared_critic_starts_at_zero_and_is_read_in_the_policys_pass(
+    words: Callable[..., Pipeline], prompts: Rows, pairs: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score head was trained on the reward adapter's states: on the policy's own it would be noise."""
+    from posttrain.stages.online.roles import Roles
+
+    monkeypatch.delattr(Roles, "values")  # a pass of its own
+    rewarder = RewardModel(lora, data=pairs, max_steps=4, batch_size=8, max_length=32)
+    run = words([rewarder, PPO(lora, data=prompts, gate=None, critic="shared", **SHORT)]).run()
+    first, second = run["ppo"].history[:2]
+    assert first["value"] == 0.0 and first["explained_variance"] == pytest.approx(0.0)
+    assert second["value"] != 0.0
+
+
 def test_the_frozen_roles_stay_frozen(
     words: Callable[..., Pipeline], prompts: Rows, pairs: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
