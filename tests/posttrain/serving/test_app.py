@@ -75,6 +75,28 @@ def test_clients_at_once_get_their_own_answers(server: Server, truth: dict[tuple
     check_together(server, truth, clients=12, requests=3)
 
 
+def test_a_stream_goes_on_when_others_beside_it_end(server: Server) -> None:
+    """Slots are given away in the middle, at the end and in front of those that go on."""
+    lengths = [40, 2, 25, 1, 60, 3]
+    speaker = next(iter(server.bank)).speaker
+    prompt = speaker.prompt({"messages": asked(QUESTIONS[0])})
+    ref = server.run.model
+    whole = generated(ref, prompt, max(lengths))
+    client = server.client
+
+    def said(tokens: int) -> str:
+        parts = client.chat.completions.create(
+            model="dpo", messages=asked(QUESTIONS[0]), max_tokens=tokens, temperature=0, stream=True, timeout=60
+        )
+        return "".join(part.choices[0].delta.content or "" for part in parts)
+
+    for turn in range(len(lengths)):
+        order = lengths[turn:] + lengths[:turn]
+        with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
+            found = list(pool.map(said, order))
+        assert found == [speaker.tokenizer.decode(whole[:n], skip_special_tokens=True) for n in order]
+
+
 @pytest.mark.slow
 def test_64_clients_lose_nothing(server: Server, truth: dict[tuple[str, str], str]) -> None:
     check_together(server, truth, clients=64, requests=10)
