@@ -13,13 +13,14 @@ def rlhf(model: str = "embedded", run_dir: str = "runs/rlhf", seed: int = 0) -> 
     lora = LoRA(r=16)
     return Pipeline(
         [
-            SFT(lora, max_steps=16, learning_rate=1e-3),
+            SFT(lora, max_steps=14, learning_rate=1e-3),
             RewardModel(lora, max_steps=10, batch_size=4, learning_rate=5e-4),
             PPO(
-                lora, max_steps=10, batch_size=8, learning_rate=1e-3, max_new_tokens=48, max_length=256,
+                lora, max_steps=16, batch_size=8, learning_rate=1.2e-3, max_new_tokens=40, max_length=256,
+                kl_coef=0.03, critic="shared",
                 trainer_args={
-                    "num_mini_batches": 2, "num_ppo_epochs": 1, "temperature": 0.7, "missing_eos_penalty": 1.0,
-                    "critic_learning_rate": 1e-3,
+                    "num_mini_batches": 2, "num_ppo_epochs": 1, "lam": 1.0, "temperature": 0.7,
+                    "missing_eos_penalty": 1.0, "lr_scheduler_type": "linear", "critic_learning_rate": 1e-3,
                 },
             ),
         ],

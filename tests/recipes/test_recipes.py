@@ -21,8 +21,8 @@ from posttrain.recipes.translation import translation
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 PIPELINES = {  # held-out rows of each stage
-    quickstart: [24, 32, 40, 24],
-    rlhf: [32, 40, 24],
+    quickstart: [24, 32, 40, 48],
+    rlhf: [32, 40, 48],
     extraction: [24],
     classification: [44, 44],
     agent_tuning: [24, 16],
@@ -69,12 +69,16 @@ def test_quickstart_trains_on_the_assistants_turns_alone(tmp_path: Path) -> None
 
 
 def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
-    """The critic's adapter and head are trained beside the policy's adapter, and are counted."""
-    plans = rlhf(model="tiny-random", run_dir=str(tmp_path / "run")).plan()
-    ppo, reward_model = plans[2], plans[1]
-    assert ppo is not None and reward_model is not None and plans[0] is not None
-    assert (ppo.rows, ppo.steps) == (120, 10)
-    assert ppo.trainable_parameters == plans[0].trainable_parameters + reward_model.trainable_parameters
+    """What a critic trains beside the policy's adapter: a head, or an adapter and a head as a reward model has them."""
+    made = rlhf(model="tiny-random", run_dir=str(tmp_path / "run"))
+    *before, ppo = made.stages
+    own = Pipeline([*before, replace(ppo, critic="adapter")], model="tiny-random", run_dir=tmp_path / "own")  # type: ignore[call-arg]
+    sft, reward_model, shared = made.plan()
+    apart = own.plan()[2]
+    assert sft is not None and reward_model is not None and shared is not None and apart is not None
+    assert (shared.rows, shared.steps) == (120, 16)
+    assert apart.trainable_parameters == sft.trainable_parameters + reward_model.trainable_parameters
+    assert sft.trainable_parameters < shared.trainable_parameters <= sft.trainable_parameters + 64
 
 
 def test_agent_tuning_runs_for_two_steps(tmp_path: Path) -> None:
