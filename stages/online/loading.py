@@ -58,7 +58,9 @@ def load_roles(
         _add_adapter(trunk, "reward", config, state)
         if critic == "adapter":
             assert roles.value_head is not None
-            roles.value_head.weight.data.copy_(head)  # on the policy's own states it would say nothing but noise
+            roles.value_head.weight.data.copy_(
+                head
+            )  # on the policy's own states it would say nothing but noise
             _add_adapter(trunk, "critic", config, state)
     elif critic == "adapter":
         _add_adapter(trunk, "critic", trunk.peft_config["default"], None, seed)

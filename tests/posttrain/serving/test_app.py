@@ -86,7 +86,12 @@ def test_a_stream_goes_on_when_others_beside_it_end(server: Server) -> None:
 
     def said(tokens: int) -> str:
         parts = client.chat.completions.create(
-            model="dpo", messages=asked(QUESTIONS[0]), max_tokens=tokens, temperature=0, stream=True, timeout=60
+            model="dpo",
+            messages=asked(QUESTIONS[0]),
+            max_tokens=tokens,
+            temperature=0,
+            stream=True,
+            timeout=60,
         )
         return "".join(part.choices[0].delta.content or "" for part in parts)
 

@@ -142,7 +142,9 @@ def test_hostile_settings_stay_text(address: str, page: Browser) -> None:
         for bad in HOSTILE[::8]:
             page.run(f"({FILL})({json.dumps(bad)})")
             page.click("#plan-button")
-            page.wait_for("!document.getElementById('failure').hidden && !document.getElementById('plan-button').disabled")
+            page.wait_for(
+                "!document.getElementById('failure').hidden && !document.getElementById('plan-button').disabled"
+            )
             assert page.run(NOTHING_RAN) == [0, False, False, 0]
     assert [one for one in page.errors if "status of 4" not in one] == []
 
@@ -266,5 +268,8 @@ def test_the_language_stays_from_page_to_page(address: str, page: Browser) -> No
     page.click("#language")
     page.wait_for("localStorage.getItem('posttrain-language') === 'zh-Hans'")
     page.open(f"{address}/data")
-    assert page.run("[document.querySelector('h1').innerText, document.title]") == ["数据", "数据 · posttrain"]
+    assert page.run("[document.querySelector('h1').innerText, document.title]") == [
+        "数据",
+        "数据 · posttrain",
+    ]
     page.run("localStorage.clear()")
