@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,9 @@ def _bind(host: str, port: int, token: str | None) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
-        raise SettingError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from error
+        known = error.errno is not None and error.errno > 0  # else of the name, and the socket module's own
+        reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type, unused-ignore]
+        raise SettingError(f"Cannot listen on {host}, port {port}: {reason}.") from error
 
 
 def _protocol() -> type[Any]:

@@ -25,8 +25,10 @@ def test_an_address_that_others_reach_needs_a_token() -> None:
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SettingError, match=f"port {port}: Address already in use"):
+        with pytest.raises(SettingError, match=rf"port {port}: Address already in use\.$"):
             serve(Guard(nothing, token=None), port=port)
+    with pytest.raises(SettingError, match=r"Cannot listen on no\.such\.host\.invalid, port 0: [A-Z-].*\.$"):
+        serve(Guard(nothing, token="x"), "no.such.host.invalid")
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
