@@ -81,6 +81,7 @@ def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     assert shared.trainable_parameters == sft.trainable_parameters
 
 
+@pytest.mark.slow
 def test_agent_tuning_runs_for_two_steps(tmp_path: Path) -> None:
     made = agent_tuning(model="tiny-random", run_dir=str(tmp_path / "run"))
     sft, dpo, again = made.stages

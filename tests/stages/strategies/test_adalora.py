@@ -51,6 +51,7 @@ def test_the_factors_are_kept_orthogonal(tiny: Callable[..., Pipeline], rows: di
     assert distance("with", 0.5) < distance("without", 0.0) - 0.5
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_it_is_the_same(
     whole_and_resumed: Callable[..., Any], rows: dict[str, Rows]
 ) -> None:

@@ -153,7 +153,8 @@ def test_it_is_saved_as_a_lora_on_the_plain_base(
     assert record.proofs["read_back_difference"] < 1e-4
 
 
-@pytest.mark.parametrize("init", ["pissa", pytest.param("lora_ga", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["pissa", "lora_ga"])
 def test_stopped_and_resumed_it_is_the_same(
     whole_and_resumed: Callable[..., Any], rows: dict[str, Rows], init: Any
 ) -> None:
