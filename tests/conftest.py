@@ -12,9 +12,8 @@ import pytest
 from posttrain.stages.forgetting import limits
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the network is a defect
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job ignores it, and so do its children
+# A shell's background job ignores it, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _WORDS = [
     "the",

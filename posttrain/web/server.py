@@ -77,8 +77,8 @@ def _bind(host: str, port: int, token: str | None) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
-        known = error.errno is not None and error.errno > 0  # else of the name, and the socket module's own
-        reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type, unused-ignore]
+        # create_server adds the address to the system's words; the errors of names have numbers of their own, below 0.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise SettingError(f"Cannot listen on {host}, port {port}: {reason}.") from error
 
 

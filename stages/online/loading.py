@@ -58,9 +58,8 @@ def load_roles(
         _add_adapter(trunk, "reward", config, state)
         if critic == "adapter":
             assert roles.value_head is not None
-            roles.value_head.weight.data.copy_(
-                head
-            )  # on the policy's own states it would say nothing but noise
+            # A shared head stays zero: on the policy's own states this one would say nothing but noise.
+            roles.value_head.weight.data.copy_(head)
             _add_adapter(trunk, "critic", config, state)
     elif critic == "adapter":
         _add_adapter(trunk, "critic", trunk.peft_config["default"], None, seed)

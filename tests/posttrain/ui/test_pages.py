@@ -138,6 +138,8 @@ def test_hostile_settings_stay_text(address: str, page: Browser) -> None:
         page.run(SET_ALL)
         for bad in HOSTILE:
             assert page.run(f"({FILL})({json.dumps(bad)})") >= least
+            if recipe == "rlhf" and bad == HOSTILE[1]:
+                assert f"model: {json.dumps(bad)}" in page.run("document.getElementById('text').value")
             assert page.run(NOTHING_RAN) == [0, False, False, 0]
         for bad in HOSTILE[::8]:
             page.run(f"({FILL})({json.dumps(bad)})")
