@@ -184,6 +184,9 @@ def load_base(base: Base, dtype: Any, device: Any) -> Any:
     model = auto_class(base.config).from_pretrained(
         base.folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
+    from .packed_rows import pack_rows
+
+    pack_rows(model)
     pad_token_id = shared_tokenizer(base.folder).pad_token_id
     model.config.get_text_config().pad_token_id = pad_token_id
     if model.can_generate():

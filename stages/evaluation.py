@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,14 +47,15 @@ def log_probs(model: Any, rows: Sequence[Row], pad_id: int) -> LogProbs:
             ids_BT, mask_BT = pad([rows[i][0] for i in chosen], pad_id, model.device)
             labels_BT, _ = pad([rows[i][1] for i in chosen], -100, model.device)
             targets_BT = labels_BT[:, 1:]
-            logits_BTV = _forward(model, ids_BT, mask_BT)
+            kept_K = (targets_BT != -100).any(0).nonzero()[:, 0]
+            logits_BKV, targets_BK = _forward(model, ids_BT, mask_BT, kept_K), targets_BT[:, kept_K]
             for place, i in enumerate(
                 chosen
             ):  # row by row: float32 log-softmax of the trained positions only
-                at_N = (targets_BT[place] != -100).nonzero()[:, 0]
+                at_N = (targets_BK[place] != -100).nonzero()[:, 0]
                 found = [
-                    torch.log_softmax(logits_BTV[place, part].float(), -1).gather(
-                        -1, targets_BT[place][part, None]
+                    torch.log_softmax(logits_BKV[place, part].float(), -1).gather(
+                        -1, targets_BK[place][part, None]
                     )
                     for part in at_N.split(_ROW_TOKENS)
                 ]
@@ -116,16 +118,30 @@ def answer_log_probs(
     return LogProbs(sums, [len(answer) for _, answer in rows])
 
 
-def _forward(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
+def _forward(model: Any, ids_BT: Any, mask_BT: Any, kept_K: Any = None) -> Any:
     """Logits, without the places that trained prompts take in front: (B, T, vocabulary or tags), or (B, classes).
 
-    A decoder beside an encoder is given the same ids, which is as good as others for a comparison.
+    kept_K: the places whose logits are wanted, (B, K, vocabulary); other places are not sent through the head where the
+    model can leave them out. A decoder beside an encoder is given the same ids, which is as good as others for a comparison.
     """
-    more = {"decoder_input_ids": ids_BT} if model.config.is_encoder_decoder else {}
+    more: dict[str, Any] = {"decoder_input_ids": ids_BT} if model.config.is_encoder_decoder else {}
     if getattr(model.config, "use_cache", False):
         more["use_cache"] = False
+    width = ids_BT.shape[1]
+    leaves_out = kept_K is not None and _takes(model, "logits_to_keep")
+    if leaves_out:
+        more["logits_to_keep"] = kept_K - width  # from the end: there may be trained prompts in front
     values = model(input_ids=ids_BT, attention_mask=mask_BT, **more).logits
-    return values[:, -ids_BT.shape[1] :] if values.dim() == 3 else values
+    if leaves_out or values.dim() != 3:
+        return values
+    values = values[:, -width:]
+    return values if kept_K is None else values[:, kept_K]
+
+
+def _takes(model: Any, name: str) -> bool:
+    """Whether the model below any adapter has an argument of this name."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return name in inspect.signature(type(inner).forward).parameters
 
 
 def logits(model: Any, rows: Sequence[Sequence[int]], pad_id: int) -> Any:

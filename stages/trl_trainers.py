@@ -42,6 +42,7 @@ def trainer_class(kind: TrainerKind) -> type:
     """The trainer of a kind, with what it would tokenise again taken out."""
     import trl
 
+    _score_trained_tokens_alone()
     made = {"orpo": _orpo, "grpo": _grpo, "rloo": _rloo}
     if CONFIGS[kind][0] == "transformers":
         found = table_trainer(kind)
@@ -52,6 +53,13 @@ def trainer_class(kind: TrainerKind) -> type:
         found = getattr(trl, names[kind])
     bases = (_TakesTables, found) if kind in ("dpo", "kto") else (found,)
     return type(f"Table{found.__name__}", (RatesByParameter, *bases), {})
+
+
+def _score_trained_tokens_alone() -> None:
+    """TRL's fused head takes the tokens that have a label on a GPU, and on a CPU all of them: prompts and padding too."""
+    import trl.trainer.utils
+
+    trl.trainer.utils._use_triton = lambda device: True
 
 
 class RatesByParameter:

@@ -87,11 +87,14 @@ class SlotCache(Cache):
         self._at, self._most = Places(), most
         super().__init__(layers=[SlotLayer(self._at) for _ in range(layers)])
 
-    def reserve(self, slots: int, columns: int) -> None:
-        """Have room for so many rows of so many tokens; more than that, where it is to be had, saves later copies."""
+    def reserve(self, slots: int, columns: int) -> tuple[int, int]:
+        """Have room for so many rows of so many tokens; more than that, where it is to be had, saves later copies.
+
+        Returns what there is room for now; what other rows and columns held is gone.
+        """
         at = self._at
         if slots <= at.slots and columns <= at.columns:
-            return
+            return at.slots, at.columns
         roomy = (
             max(at.slots, -slots // _MORE_SLOTS * -_MORE_SLOTS),
             max(at.columns, -columns // _MORE_COLUMNS * -_MORE_COLUMNS),
@@ -99,6 +102,7 @@ class SlotCache(Cache):
         at.slots, at.columns = roomy if roomy[0] * roomy[1] <= self._most else (slots, columns)
         for layer in self.layers:
             layer.resize()
+        return at.slots, at.columns
 
     def aim(self, first: int, columns_BQ: Tensor, width: int) -> None:
         """The next forward pass is of the slots from `first` on, and writes each row's tokens into these columns."""

@@ -15,9 +15,11 @@ from posttrain.errors import ModelError
 from posttrain.pipeline.plain_lora import PlainLora
 
 from .cache import SlotCache
+from .mixed_lora import Adapters
 
-BASE = "__base__"  # PEFT's name for rows without an adapter
+BASE = ""  # of rows without an adapter
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_WORTH_A_COPY = 8  # tokens that a new row has in common with another
 
 
 class Decoder:
@@ -29,9 +31,8 @@ class Decoder:
 
     def __init__(self, model: Any, cache_tokens: int) -> None:
         self._model, self._cache_tokens = model, cache_tokens
-        self._peft: Any = None  # the same model with its adapters, once there is one
-        self._hooked: set[Any] = set()
-        self._adapters: list[str] = []  # of the rows of a forward pass
+        self._adapters = Adapters(model)
+        self._held: dict[int, tuple[str, list[int]]] = {}  # by slot: the adapter and the tokens in the cache
         config = model.config.get_text_config()
         self._layers, self._window = int(config.num_hidden_layers), config.to_dict().get("sliding_window")
         self._kinds = tuple(
@@ -49,32 +50,41 @@ class Decoder:
         return self._model.device
 
     def add(self, name: str, lora: PlainLora) -> None:
-        self._peft = lora.put_on(self._model if self._peft is None else self._peft, name)
-        for layer_name in lora.layers:
-            layer = self._model.get_submodule(layer_name)
-            if layer not in self._hooked:
-                # What PEFT's own forward does, which puts and takes away its hooks at every pass.
-                layer.register_forward_pre_hook(self._name_adapters, with_kwargs=True)
-                self._hooked.add(layer)
-
-    def _name_adapters(self, layer: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "adapter_names": self._adapters}
+        self._adapters.add(name, lora)
 
     def remove(self, name: str) -> None:
-        self._peft.delete_adapter(name)
+        self._adapters.remove(name)
 
     def reset(self) -> None:
         """Forget all rows."""
         self._cache = SlotCache(self._layers, self._cache_tokens)
+        self._held.clear()
 
     def reserve(self, slots: int, columns: int) -> None:
         """Before so many rows of so many tokens are asked for."""
         with torch.inference_mode():
-            self._cache.reserve(slots, columns)
+            slots, columns = self._cache.reserve(slots, columns)
+        self._held = {at: (of, held[:columns]) for at, (of, held) in self._held.items() if at < slots}
 
     def move(self, source: int, target: int, length: int) -> None:
         with torch.inference_mode():
             self._cache.move(source, target, length)
+        adapter, held = self._held[source]
+        self._held[target] = adapter, held[:length]
+
+    def recall(self, slot: int, tokens: Sequence[int], adapter: str) -> int:
+        """Have in a free slot the beginning of `tokens` that this or another slot holds, of a row that may be gone.
+
+        Returns its length, one short of all tokens at most: the last one must be asked for its logits.
+        """
+        found = {at: _in_common(held, tokens[:-1]) for at, (of, held) in self._held.items() if of == adapter}
+        best = max(found, key=lambda at: (found[at], at == slot), default=slot)
+        length = found.get(best, 0)
+        if length < _WORTH_A_COPY:
+            return 0
+        if best != slot:
+            self.move(best, slot, length)
+        return length
 
     def logits(
         self, first: int, tokens: Sequence[Sequence[int]], lengths: Sequence[int], adapters: Sequence[str]
@@ -91,7 +101,12 @@ class Decoder:
         columns_BQ = torch.tensor(columns, device=self.device)
         width = max(lengths) + most
         self._cache.aim(first, columns_BQ, width)
-        self._adapters = list(adapters)
+        self._adapters.aim(adapters)
+        for slot, (new, length, adapter) in enumerate(zip(tokens, lengths, adapters, strict=True), first):
+            _, held = self._held.get(slot, ("", []))
+            del held[length:]
+            self._held[slot] = adapter, held
+            held += new
         with torch.inference_mode():
             out = self._model(
                 input_ids=torch.tensor(ids, device=self.device), position_ids=columns_BQ,
@@ -140,3 +155,10 @@ class Decoder:
                 f"The model gives other logits with the cache of the server than without one (they differ by {off:.2g}, and "
                 f"the largest is {scale:.2g}); serve it with vLLM."
             )
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

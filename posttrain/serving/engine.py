@@ -269,6 +269,8 @@ class Engine:
         if self._reading:
             rows = [*self._rows, *self._reading]
             self._decoder.reserve(len(rows), max(one.longest for one in rows))
+            for slot, one in enumerate(self._reading, len(self._rows)):
+                one.length = self._decoder.recall(slot, one.prompt, one.adapter)
 
     def _read_prompts(self) -> None:
         """The next tokens of the prompts at hand; those read to their end get their first token."""

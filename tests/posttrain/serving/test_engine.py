@@ -198,3 +198,54 @@ def test_drawing_follows_the_distribution_and_its_nucleus() -> None:
         assert shares == pytest.approx(want, abs=0.03)  # 3.8 standard deviations of 0.5 are 0.03
     cold = [Sampling(1e-9, 1.0, seed) for seed in range(4)]
     assert pick(logits[:4], cold, [Draws(0)] * 4) == [0] * 4
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_a_slot_holds_is_not_read_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dialogue goes on, and another begins alike, beside it and after it: the same answers, for fewer tokens read."""
+    from posttrain.serving.decoder import Decoder
+
+    read: list[int] = []
+    real = Decoder.logits
+
+    def counted(self: Any, first: int, tokens: Any, lengths: Any, adapters: Any) -> Any:
+        read.extend(len(new) for new in tokens if len(new) > 1 or not lengths[0])
+        return real(self, first, tokens, lengths, adapters)
+
+    model, draw = model_of(CONFIGS[name]), random.Random(3)
+    start = [draw.randrange(3, 101) for _ in range(20)]
+    longer, other = [*start, *(draw.randrange(3, 101) for _ in range(12))], [*start[:15], 7, 8, 9]
+
+    def answered(engine: Engine) -> list[list[int]]:
+        first = Asked(engine, start, 5).all()[0]
+        pair = [Asked(engine, prompt, 9) for prompt in (longer, other)]
+        return [first, *(one.all()[0] for one in pair), Asked(engine, start, 5).all()[0]]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "recall", lambda *_: 0)
+        plain = Engine(model, [1])
+        want = answered(plain)
+        plain.close()
+    monkeypatch.setattr(Decoder, "logits", counted)
+    engine = Engine(model, [1])
+    read.clear()
+    assert answered(engine) == want
+    engine.close()
+    assert read[0] == 20
+    assert (
+        sum(read[1:]) <= 12 + 3 + 5
+    )  # of 32, 18 and 20; how much of the last one is left depends on who ended first
+
+
+def test_an_adapter_has_its_own_memory() -> None:
+    from posttrain.serving.decoder import Decoder
+
+    decoder = Decoder(model_of(CONFIGS["llama"]), 512)
+    decoder.reserve(3, 32)
+    prompt = list(range(3, 23))
+    decoder.logits(0, [prompt], [0], ["a"])
+    assert decoder.recall(1, prompt, "b") == 0
+    assert decoder.recall(1, prompt, "a") == 19  # the last token's logits must be asked for
+    assert decoder.recall(2, [*prompt[:7], 99], "a") == 0  # not worth a copy
+    decoder.reset()
+    assert decoder.recall(0, prompt, "a") == 0

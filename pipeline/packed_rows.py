@@ -1,0 +1,210 @@
+"""Batches without their padding, and what several rows begin with computed once: exact, below any trainer.
+
+A decoder that `pack_rows` was told of takes a batch padded on the right as before and gives back the states it would give;
+in between, its layers see one row of the N tokens that differ. Attention goes row by row: the tokens of a row that are its
+own look at themselves and at the tokens it shares with an earlier row, and at nothing else. So a prompt is paid for once
+where it stands before a chosen and a rejected answer, or a system prompt before every row of a batch.
+
+# B rows, L tokens of the longest, N tokens that differ, H hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "posttrain_rows"
+_SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
+_NEEDS_ITS_ROWS = ("position_ids", "past_key_values", "inputs_embeds", "output_attentions", "output_hidden_states",
+                   "output_router_logits")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own:
+    """The tokens of a row that no earlier row has: where they stand in the packed row, and all that they look at."""
+
+    begin: int
+    end: int
+    seen: tuple[tuple[int, int], ...]  # ranges of places, in the row's order; the last is (begin, end)
+
+    def mask(self, window: int | None, device: Any) -> Tensor | None:
+        """(own, seen) true where a token looks; None where causal attention over itself says the same."""
+        seen = sum(end - begin for begin, end in self.seen)
+        own, windowed = self.end - self.begin, window is not None and seen > window
+        if not windowed and (len(self.seen) == 1 or own == 1):
+            return None
+        at, of = torch.arange(seen - own, seen, device=device)[:, None], torch.arange(seen, device=device)
+        looks = of <= at
+        return looks & (of > at - window) if windowed and window is not None else looks
+
+
+@dataclass
+class Packing:
+    """One batch, packed."""
+
+    rows: tuple[Own, ...]
+    ids_1N: Tensor
+    positions_1N: Tensor
+    places_BL: Tensor  # of each token of the batch; padding points at the first
+    layers: int = 0  # that attended row by row
+    _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, row: int, window: int | None) -> Tensor | None:
+        if (row, window) not in self._masks:
+            mask = self.rows[row].mask(window, self.ids_1N.device)
+            self._masks[row, window] = None if mask is None else mask[None, None]
+        return self._masks[row, window]
+
+    def unpack(self, states_1NH: Tensor) -> Tensor:
+        """(B, L, H), where padding has the states of the first token."""
+        flat = states_1NH[0].index_select(0, self.places_BL.flatten())
+        return flat.view(*self.places_BL.shape, -1)
+
+
+def packing_of(ids_BL: Tensor, mask_BL: Tensor | None, *, share: bool) -> Packing | None:
+    """The batch without padding and, if `share`, without what a row has in common with the one before it in
+    alphabetical order; None where that leaves nothing out, or where padding stands before a token.
+    """
+    count, width = ids_BL.shape
+    lengths = [width] * count
+    if mask_BL is not None:
+        if mask_BL.shape != ids_BL.shape or not bool(mask_BL[:, 0].all()):
+            return None
+        lengths = mask_BL.sum(1).tolist()
+        if not torch.equal(
+            mask_BL.bool(), torch.arange(width, device=mask_BL.device) < mask_BL.sum(1)[:, None]
+        ):
+            return None
+    rows = [row[:length] for row, length in zip(ids_BL.tolist(), lengths, strict=True)]
+    order = sorted(range(count), key=lambda i: rows[i]) if share else range(count)
+    places, own, ids, positions = [[0] * width for _ in rows], list[Own](), list[int](), list[int]()
+    before: Sequence[int] = ()
+    seen: tuple[tuple[int, int], ...] = ()
+    for i in order:
+        row = rows[i]
+        shared = _in_common(before, row) if share else 0
+        shared = shared if shared >= _SHORTEST_SHARED else 0
+        begin, end = len(ids), len(ids) + len(row) - shared
+        seen = _first(seen, shared)
+        places[i][: len(row)] = [*(p for a, b in seen for p in range(a, b)), *range(begin, end)]
+        if end > begin:
+            seen = (*seen, (begin, end))
+            own.append(Own(begin, end, seen))
+        ids += row[shared:]
+        positions += range(shared, len(row))
+        before = row
+    if len(ids) == count * width:
+        return None
+    on: dict[str, Any] = {"device": ids_BL.device}
+    return Packing(
+        tuple(own), torch.tensor([ids], **on), torch.tensor([positions], **on), torch.tensor(places, **on)
+    )
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
+
+
+def _first(ranges: tuple[tuple[int, int], ...], tokens: int) -> tuple[tuple[int, int], ...]:
+    """The ranges that cover the first so many tokens."""
+    found = list[tuple[int, int]]()
+    for begin, end in ranges:
+        if tokens <= 0:
+            break
+        found.append((begin, min(end, begin + tokens)))
+        tokens -= end - begin
+    return tuple(found)
+
+
+def pack_rows(model: Any) -> None:
+    """From now on the decoder of `model` packs what it can; what it cannot, it computes as before.
+
+    Packed are batches of token ids padded on the right, without a cache, on a CPU. Models that mix tokens in other ways
+    than by causal attention of transformers' interface are left as they are, and so is a batch in a cache or of
+    embeddings. Dropout would be drawn once for what rows share, so with dropout nothing is shared.
+    """
+    config = model.config.get_text_config()
+    decoder = getattr(model, model.base_model_prefix, None)
+    if decoder is None or not _attends_causally(decoder, config) or model.device.type != "cpu":
+        return
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.set_attn_implementation(ATTENTION)
+    decoder.register_forward_pre_hook(_pack, with_kwargs=True)
+    decoder.register_forward_hook(_unpack, with_kwargs=True)
+
+
+def _attends_causally(decoder: nn.Module, config: Any) -> bool:
+    causal = [m.is_causal for m in decoder.modules() if hasattr(m, "is_causal")]
+    return (
+        config._attn_implementation == "sdpa"
+        and causal == [True] * config.num_hidden_layers
+        and not getattr(config, "attention_chunk_size", None)
+        and not getattr(config, "is_encoder_decoder", False)
+    )
+
+
+def _pack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    given = {**({"input_ids": args[0]} if args else {}), **kwargs}
+    ids, cache = given.get("input_ids"), given.get("use_cache")
+    cached = cache or (cache is None and decoder.config.use_cache and not torch.is_grad_enabled())
+    if len(args) > 1 or ids is None or cached or any(given.get(name) is not None for name in _NEEDS_ITS_ROWS):
+        return None
+    packing = packing_of(ids, given.get("attention_mask"), share=not _drops(decoder))
+    if packing is None:
+        return None
+    return (), {
+        **given, "input_ids": packing.ids_1N, "position_ids": packing.positions_1N,
+        "attention_mask": torch.ones_like(packing.ids_1N), "use_cache": False, "packing": packing,
+    }  # fmt: skip
+
+
+def _unpack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
+    packing: Packing | None = kwargs.get("packing")
+    if packing is None:
+        return None
+    assert packing.layers == decoder.config.num_hidden_layers, "a layer looked across the rows of a batch"
+    output.last_hidden_state = packing.unpack(output.last_hidden_state)
+    return output
+
+
+def _drops(decoder: nn.Module) -> bool:
+    if not decoder.training:
+        return False
+    at_attention = getattr(decoder.config, "attention_dropout", 0.0)
+    return bool(at_attention) or any(isinstance(m, nn.Dropout) and m.p > 0 for m in decoder.modules())
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    packing: Packing | None = None, sliding_window: int | None = None, **settings: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """transformers' SDPA attention; over a packed batch, row by row. Shapes are of that interface: (1, heads, N, size)."""
+    if packing is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, sliding_window=sliding_window, **settings
+        )
+    packing.layers += 1
+    out = []
+    for number, row in enumerate(packing.rows):
+        keys, values = (_of(states, row.seen) for states in (key, value))
+        mask = packing.mask(number, sliding_window)
+        own = query[:, :, row.begin : row.end]
+        out.append(sdpa_attention_forward(module, own, keys, values, mask, **settings)[0])
+    return torch.cat(out, 1), None
+
+
+def _of(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    parts = [states[:, :, begin:end] for begin, end in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
