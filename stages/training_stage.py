@@ -259,7 +259,7 @@ class TrainingStage(GatedStage):
         return 2 if self.has_reference and self.strategy.capabilities.makes_base else 1
 
     @property
-    def trained_beside(self) -> Strategy | None:
+    def trained_beside(self) -> Strategy | Literal["head"] | None:
         """What a second network on the same base is trained with; None without one."""
         return None
 

@@ -94,9 +94,13 @@ class Judges:
                     "or on better pairs, or set gate=None."
                 )
 
-    def load(self, roles: Roles, pad_id: int) -> None:
-        """Take the shared reward model from the roles, and load the others."""
+    def load(self, roles: Roles, pad_id: int, stops: Sequence[int], end_id: int | None) -> None:
+        """Take the shared reward model from the roles, and load the others.
+
+        stops: tokens that end an answer. end_id: the one that a reward model has seen answers end with.
+        """
         self._roles, self._pad_id = roles, pad_id
+        self._stops, self._end = frozenset(stops), () if end_id is None else (end_id,)
         for name, reference in self._other_refs.items():
             model = reference.load_model(device=roles.policy.device).requires_grad_(False)
             self._others[name] = model, shared_tokenizer(reference.find().folder)
@@ -121,14 +125,18 @@ class Judges:
         return total, parts
 
     def _shared_scores(self, answered: Answered) -> list[float]:
+        """Read behind the end of each answer, where it was trained to be read; one that was cut is given an end."""
         assert self._roles is not None
-        out = [0.0] * len(answered.answer_ids)
-        lengths = [len(p) + len(a) for p, a in zip(answered.prompt_ids, answered.answer_ids, strict=True)]
+        answers = [
+            ids if ids and ids[-1] in self._stops else (*ids, *self._end) for ids in answered.answer_ids
+        ]
+        out = [0.0] * len(answers)
+        lengths = [len(p) + len(a) for p, a in zip(answered.prompt_ids, answers, strict=True)]
         order = sorted(range(len(out)), key=lambda i: (-lengths[i], i))
         for start in range(0, len(order), 16):
             chosen = order[start : start + 16]
             batch = Batch.of(
-                [answered.prompt_ids[i] for i in chosen], [answered.answer_ids[i] for i in chosen],
+                [answered.prompt_ids[i] for i in chosen], [answers[i] for i in chosen],
                 self._pad_id, self._roles.policy.device,
             )  # fmt: skip
             for i, value in zip(chosen, self._roles.scores(batch).tolist(), strict=True):

@@ -110,8 +110,9 @@ class Rollouts:
         self._judges.pass_gate(stage.gate, context)
         self.roles = load_roles(stage, source, self._judges.adapter, context.seed, critic)
         self._tokenizer, self.pad_id = tokenizer, int(tokenizer.pad_token_id)
-        self._judges.load(self.roles, self.pad_id)
         self.policy = self.roles.policy
+        stops = stop_ids(self.policy, tokenizer)
+        self._judges.load(self.roles, self.pad_id, stops, tokenizer.eos_token_id)
         self._temperature, self._batch_size, self._context = stage.temperature, stage.batch_size, context
         self._starts_as_reference = stage.strategy.capabilities.identity_at_start
         self._ranks = context.ranks

@@ -50,7 +50,7 @@ def sizes_of(stage: TrainingStage, source: Path | str, labels: Labels | None = N
     sizes = _sizes(stage.strategy, stage.task, source, labels)
     if (critic := stage.trained_beside) is None:
         return sizes
-    beside = _sizes(critic, "reward", source, None).trainable
+    beside = sizes.hidden if critic == "head" else _sizes(critic, "reward", source, None).trainable
     return replace(sizes, total=sizes.total + beside, trainable=sizes.trainable + beside, beside=beside)
 
 

@@ -175,10 +175,10 @@ class PPO(OnlineStage):
         return self.steps(prompts) * self.arguments.num_ppo_epochs * self.arguments.num_mini_batches
 
     @property
-    def trained_beside(self) -> Strategy | None:
-        """The critic's adapter."""
+    def trained_beside(self) -> Strategy | Literal["head"]:
+        """The critic's adapter and head, or its head alone."""
         if self.critic == "shared":
-            return None
+            return "head"
         return self.strategy if self.strategy.capabilities.several_at_once else LoRA()
 
     def settings(self) -> tuple[Setting, ...]:

@@ -78,7 +78,7 @@ def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     assert sft is not None and reward_model is not None and shared is not None and apart is not None
     assert (shared.rows, shared.steps) == (120, 16)
     assert apart.trainable_parameters == sft.trainable_parameters + reward_model.trainable_parameters
-    assert shared.trainable_parameters == sft.trainable_parameters
+    assert shared.trainable_parameters == sft.trainable_parameters + 128  # the value head
 
 
 @pytest.mark.slow

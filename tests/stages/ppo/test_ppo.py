@@ -103,7 +103,12 @@ def test_the_shared_reward_model_scores_as_the_one_on_disk(
     assert run.reward_model is not None
     model, tokenizer = run.reward_model.load()
     answered, mine = seen[-1]  # at the end, when the policy has long been another
-    rows = [[*p, *a] for p, a in zip(answered.prompt_ids, answered.answer_ids, strict=True)]
+    end = tokenizer.eos_token_id
+    cut = [ids for ids in answered.answer_ids if ids[-1] != end]
+    assert 0 < len(cut) < len(answered.answer_ids)
+    # A reward model knows answers by their end, so one that was cut is given an end to be scored at.
+    ended = [ids if ids[-1] == end else (*ids, end) for ids in answered.answer_ids]
+    rows = [[*p, *a] for p, a in zip(answered.prompt_ids, ended, strict=True)]
     assert mine == pytest.approx(scores(model, rows, tokenizer.pad_token_id), abs=1e-5)
 
 
