@@ -6,7 +6,7 @@ from pathlib import Path
 from posttrain.errors import ModelError, PipelineError
 
 from .model_folder import KINDS, Head
-from .stage import Stage, check_title
+from .stage import Stage, check_title, made_by
 
 _STAGES_OF: Mapping[Head, str] = {
     "causal_lm": "SFT",
@@ -51,7 +51,7 @@ def check_chain(stages: Sequence[Stage]) -> None:
                 )
         stage.check(stages[: number - 1])
         if stage.makes:
-            roles.add(stage.makes)
+            roles |= {stage.makes, made_by(stage.makes, stage.title)}
 
 
 def check_heads(stages: Sequence[Stage], model: str | Path, head: Head | None) -> None:

@@ -39,7 +39,7 @@ from .quiet import quiet_libraries
 from .ranks import Ranks
 from .run import OUTPUT_FILE, REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
 from .settings import as_plain, refuse_unknown
-from .stage import Stage, StageContext, StagePlan
+from .stage import Stage, StageContext, StagePlan, made_by
 from .tracking import check_tracker, start_tracker
 from .watching import Watch
 
@@ -173,6 +173,7 @@ class Pipeline:
                     display.end_stage(_headline(record))
                     if watch:
                         watch.now()
+                roles.update({made_by(role, stage.title): model for role, model in record.models.items()})
                 if reason := self._verdict(stage, record, start, entries, ranks):
                     entries[-1]["rolled_back"] = reason
                     display.note(f"{reason}; the chain goes on from the model before it")
@@ -232,7 +233,7 @@ class Pipeline:
             "type": type(stage).__name__,
             "seed": self.seed,
             "settings": {setting["name"]: setting["value"] for setting in settings},
-            "lineage": {role: model.as_dict(self.run_dir) for role, model in roles.items()},
+            "lineage": {role: roles[role].as_dict(self.run_dir) for role in ("policy", *stage.needs)},
         }
         seed = stage_seed(self.seed, stage.title)
         if ranks.main:

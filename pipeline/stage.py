@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from .model_ref import ModelRef
 
 
+def made_by(role: str, title: str) -> str:
+    """The role of one stage's own model, for a later stage that needs this and not the newest one."""
+    return f"{role}@{title}"
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What the pipeline hands to a running stage."""
 
     name: str
     folder: Path  # the stage's own; everything it writes goes here
-    inputs: Mapping[str, ModelRef]  # role -> model, for every role made so far
+    inputs: Mapping[str, ModelRef]  # role -> newest model of it; and by `made_by`, each stage's own
     seed: int  # of this stage: from the pipeline's seed and the stage's name
     events: StageEvents  # metrics out
     stop: StopRequest  # a signal asked to end

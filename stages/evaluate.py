@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from ..pipeline.model_folder import Head
 from ..pipeline.settings import check_choice, check_number, refuse
 from .gates import GatedStage
 from .harness import Task, check_tasks
-from .judging import model_of
+from .judging import EarlierStage, model_of
 from .online.rewards import RewardSource, check_source, identity_of, name_of
 from .token_tables import Request
 
@@ -38,7 +38,8 @@ class Evaluate(GatedStage):
     texts give a perplexity, pairs the share ranked rightly, labels and spans what Classifier and TokenClassifier report.
     model: "policy", "reward", "classifier" or "token_classifier".
     probes: the packaged questions and neutral texts; None asks them of a policy that is given nothing else to do.
-    against: another model whose answers the policy's are compared with: a run folder, a ModelRef, a folder, a Hub id.
+    against: another model whose answers the policy's are compared with: the name of an earlier stage, a run folder, a
+    ModelRef, a folder, a Hub id.
     judge: a function as for PPO, or a RewardModelRef: what it thinks of the policy's answers is measured under its name.
     Of a comparison it decides which answer wins; None is the reward model of an earlier stage there.
     prompts: for the judge; None is the packaged sample.
@@ -52,7 +53,7 @@ class Evaluate(GatedStage):
     data: DataSource | None = None
     model: Evaluated = field(default="policy", kw_only=True)
     probes: bool | None = field(default=None, kw_only=True)
-    against: ModelRef | str | Path | None = field(default=None, kw_only=True)
+    against: ModelRef | EarlierStage | str | Path | None = field(default=None, kw_only=True)
     judge: RewardSource | None = field(default=None, kw_only=True)
     prompts: DataSource | None = field(default=None, kw_only=True)
     tasks: Sequence[Task] = field(default=(), kw_only=True)
@@ -108,7 +109,8 @@ class Evaluate(GatedStage):
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         judged = self.against is not None and self.judge is None
-        return (self.model, "reward") if judged else (self.model,)
+        earlier = (self.against.role,) if isinstance(self.against, EarlierStage) else ()
+        return (self.model, *(("reward",) if judged else ()), *earlier)
 
     @property
     def heads(self) -> tuple[Head, ...]:  # type: ignore[override]
@@ -143,12 +145,18 @@ class Evaluate(GatedStage):
         prompts = sample("prompt", held_out=True) if self.prompts is None else self.prompts
         return Request(prompts, prompts, "prompt", self.max_length, "drop")
 
+    def following(self, before: Sequence[Stage]) -> Stage:
+        earlier = self.against in [stage.title for stage in before if stage.makes == "policy"]
+        return replace(self, against=EarlierStage(str(self.against))) if earlier else self
+
     def check(self, before: Sequence[Stage]) -> None:
         for request in (self.request, self.prompt_request):
             if request is not None:
                 detect(request.source, request.kind)
-        if self.against is not None:
-            model_of(self.against)
+        stage = self.following(before)
+        assert isinstance(stage, Evaluate)
+        if stage.against is not None and not isinstance(stage.against, EarlierStage):
+            model_of(stage.against)
 
     def identity(self) -> Mapping[str, Any]:
         kept = ("model", "limit", "max_new_tokens", "max_length")
@@ -157,10 +165,17 @@ class Evaluate(GatedStage):
             **{name: value for name, value in super().identity().items() if name in kept},
             "probes": self.asks_probes,
             "tasks": [task if isinstance(task, str) else dict(task) for task in self.tasks],
-            "against": None if self.against is None else model_of(self.against).fingerprint,
+            "against": self._against,
             "judge": None if self.judge is None else dict(identity_of(self.judge)),
             **{name: request.identity() for name, request in requests.items() if request is not None},
         }
+
+    @property
+    def _against(self) -> str | None:
+        """What the comparison depends on; an earlier stage's model is among what the stage needs."""
+        if self.against is None or isinstance(self.against, EarlierStage):
+            return None if self.against is None else self.against.role
+        return model_of(self.against).fingerprint
 
     def settings(self) -> tuple[Setting, ...]:
         shown: dict[str, Any] = {}
@@ -177,7 +192,8 @@ class Evaluate(GatedStage):
         if self.judge is not None:
             shown["judge"] = name_of(self.judge), "given"
         if self.against is not None:
-            shown["against"] = str(getattr(self.against, "base", self.against)), "given"
+            named = self.against.title if isinstance(self.against, EarlierStage) else self.against
+            shown["against"] = str(getattr(named, "base", named)), "given"
         shown["probes"] = self.asks_probes, "default of Evaluate" if self.probes is None else "given"
         return tuple(Setting(name, *both) for name, both in shown.items())
 

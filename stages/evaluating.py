@@ -19,7 +19,7 @@ from .evaluation import head_logits, log_probs
 from .forgetting.check import abilities
 from .harness import run_tasks
 from .intervals import Measured, plain
-from .judging import compare, judged, model_of
+from .judging import EarlierStage, compare, judged, model_of
 from .online.rewards import RewardModelRef, name_of, reward_model_of
 from .planner import tables_of
 from .reward_model import scored_pairs
@@ -89,7 +89,9 @@ def _by_a_judge(stage: Evaluate, context: StageContext) -> tuple[list[Measured],
         found = judged(source, judge, name, stage.prompt_request, stage.max_new_tokens)
     else:
         context.events.phase("comparing answers")
-        found = compare(source, model_of(stage.against), judge, stage.prompt_request, stage.max_new_tokens)
+        against = stage.against
+        other = context.inputs[against.role] if isinstance(against, EarlierStage) else model_of(against)
+        found = compare(source, other, judge, stage.prompt_request, stage.max_new_tokens)
     return [found.measured], found.samples
 
 

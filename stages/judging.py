@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.errors import DataError
 
 from ..pipeline import ModelRef
+from ..pipeline.stage import made_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 
 SIMILAR_LENGTH = 1.25  # answers of which the longer has at most so many times the tokens of the shorter
 _PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class EarlierStage:
+    """The model that an earlier stage of the same pipeline made."""
+
+    title: str
+
+    @property
+    def role(self) -> str:
+        return made_by("policy", self.title)
 
 
 def model_of(source: ModelRef | str | Path) -> ModelRef:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from posttrain import SFT, Classifier, Data, Evaluate, Full, LoRA, Pipeline, RewardModel
-from posttrain.errors import DataError, PipelineError, RequirementError, SettingError
+from posttrain.errors import DataError, ModelError, PipelineError, RequirementError, SettingError
 from posttrain.stages.forgetting import limits
 from posttrain.stages.judging import preferred
 from tests.stages.words import WORDS, rivers
@@ -144,6 +144,29 @@ def test_a_model_against_itself_is_a_tie_judged_by_the_chains_reward_model(
     assert metrics["win_rate_similar_length"] == 0.5 and metrics["similar_length"] == 4
     with pytest.raises(PipelineError, match="needs a reward model"):
         tiny(stages[1:], name="without")
+
+
+def test_a_policy_against_an_earlier_stage(tiny: Callable[..., Any], rows: dict[str, Rows]) -> None:
+    """By its name; a stage that made another model makes the comparison run again, and no other name is taken for one."""
+    asked = [{"prompt": f"the fox {i}"} for i in range(4)]
+
+    def chain(rate: float) -> list[Any]:
+        common: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "learning_rate": rate}
+        return [
+            SFT(LoRA(r=2), data=rows["chat"], **common),
+            Evaluate(against="sft", judge=rivers, prompts=asked, max_new_tokens=4, name="itself"),
+            SFT(LoRA(r=2), data=rows["chat"], **common, name="more"),
+            Evaluate(against="sft", judge=rivers, prompts=asked, max_new_tokens=4),
+        ]
+
+    first = tiny(chain(1e-2)).run()
+    assert first["itself"].metrics["tie_rate"] == 1.0
+    samples = first["evaluate"].samples
+    assert [one["other"] for one in samples] == [one["answer"] for one in first["itself"].samples]
+    assert tiny(chain(1e-2)).run()["evaluate"].key == first["evaluate"].key
+    assert tiny(chain(2e-2)).run()["evaluate"].key != first["evaluate"].key
+    with pytest.raises(ModelError, match="stf"):
+        tiny([*chain(1e-2)[:1], Evaluate(against="stf", judge=rivers)], name="without")
 
 
 def test_length_is_controlled_by_answers_of_similar_length() -> None:
