@@ -79,6 +79,7 @@ def compare(
 
     win_rate: the share of prompts whose answer scores higher, a tie counts half. win_rate_similar_length: the same
     where the answers are of similar length, so that being longer wins nothing; similar_length: how many those are.
+    score, score_against: the judge's mean scores.
     """
     answered = [_answers(model, request, max_new_tokens) for model in (mine, other)]
     both = [_only(each, answered[0].keys() & answered[1].keys()) for each in answered]
@@ -104,7 +105,8 @@ def preferred(
 
     from .intervals import Measured
 
-    difference = np.array(mine) - np.array(theirs)
+    scores = np.array([mine, theirs], dtype=float)
+    difference = scores[0] - scores[1]
     wins, ties = (difference > 0) + 0.5 * (difference == 0), difference == 0
     lengths = np.array([my_lengths, their_lengths], dtype=float)
     similar = lengths.max(0) <= SIMILAR_LENGTH * lengths.min(0)
@@ -117,6 +119,8 @@ def preferred(
             "tie_rate": float(ties[at].mean()),
             **controlled,
             "similar_length": float(len(alike)),
+            "score": float(scores[0, at].mean()),
+            "score_against": float(scores[1, at].mean()),
             "length": float(lengths[0, at].mean()),
             "length_against": float(lengths[1, at].mean()),
         }

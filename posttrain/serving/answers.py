@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +24,39 @@ _LOST = {
 }
 
 
+_New = tuple[list[int], Reason | None]  # tokens, and why the answer ended behind them
+
+
+class Post:
+    """What the engine's thread has for the event loop's: one wake-up for all that wait.
+
+    A step makes a token for each of many answers. Woken for each of them, the event loop's thread takes the interpreter
+    away from the engine's as often, and the step after it waits.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._letters: deque[tuple[asyncio.Queue[_New], _New]] = deque()
+        self._called = False
+
+    def send(self, to: asyncio.Queue[_New], new: _New) -> None:
+        """From any thread."""
+        self._letters.append((to, new))
+        if not self._called:
+            self._called = True
+            self.loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._called = False  # first: what comes from here on calls again
+        while self._letters:
+            to, new = self._letters.popleft()
+            to.put_nowait(new)
+
+
 class Answering:
     """One request at work: tokens come in from the engine's thread, text goes out on the event loop's."""
 
-    def __init__(self, served: Served, asked: Asked, prompt: list[int]) -> None:
+    def __init__(self, served: Served, asked: Asked, prompt: list[int], post: Post) -> None:
         room = served.engine.longest - len(prompt)
         if not prompt:
             raise BadRequest("The prompt is empty.", "prompt")
@@ -38,8 +68,7 @@ class Answering:
             )  # fmt: skip
         self._served, self.asked, self._prompt = served, asked, prompt
         self._max_tokens = asked.max_tokens or min(room, served.engine.limits.answer_tokens)
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[tuple[list[int], Reason | None]] = asyncio.Queue()
+        self._post, self._queue = post, asyncio.Queue[_New]()
         self._ticket: Ticket | None = None
         self.completion_tokens, self.reason = 0, ""
 
@@ -51,7 +80,7 @@ class Answering:
         )
 
     def _deliver(self, tokens: list[int], reason: Reason | None) -> None:
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (tokens, reason))
+        self._post.send(self._queue, (tokens, reason))
 
     def cancel(self) -> None:
         """Free the slot; harmless when the answer is complete."""

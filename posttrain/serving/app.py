@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from posttrain.errors import DataError, PosttrainError, SettingError
 from posttrain.web import request_json
 
-from .answers import Answering, Form, as_error
+from .answers import Answering, Form, Post, as_error
 from .bank import Bank, Served, find_adapter
 from .engine import NoSuchAdapter, Overloaded
 from .requests import Asked, BadRequest, Chat, Completion, read_chat, read_completion
@@ -64,6 +64,7 @@ async def _unknown(request: Request, error: Any) -> Response:
 class _Endpoints:
     def __init__(self, bank: Bank, adapters: tuple[Path, ...]) -> None:
         self._bank, self._adapters = bank, adapters
+        self._post: Post | None = None  # of the event loop that asks
 
     async def health(self, request: Request) -> Response:
         return PlainTextResponse("ok")
@@ -90,7 +91,9 @@ class _Endpoints:
             ids = await run_in_threadpool(prompt, served)
         except DataError as error:
             raise BadRequest(str(error), "messages" if isinstance(asked, Chat) else "prompt") from error
-        answering, form = Answering(served, asked, ids), Form(asked, served.name)
+        if self._post is None or self._post.loop is not asyncio.get_running_loop():
+            self._post = Post()
+        answering, form = Answering(served, asked, ids, self._post), Form(asked, served.name)
         try:
             answering.begin()
         except Overloaded as error:

@@ -176,6 +176,7 @@ def test_length_is_controlled_by_answers_of_similar_length() -> None:
     assert found["tie_rate"] == 0.25
     assert (found["similar_length"], found["win_rate_similar_length"]) == (2, 0.25)
     assert (found["length"], found["length_against"]) == (22, 10)
+    assert (found["score"], found["score_against"]) == (1.25, 1.0)
 
 
 def test_it_is_not_run_again_unless_something_changes(words: Callable[..., Any], tmp_path: Path) -> None:
