@@ -48,7 +48,7 @@ class Site:
     @classmethod
     def of(cls, root: Path, models: ModelServers | None = None) -> Site:
         training = Training(root)
-        return cls(root, training, Runs(root, training), models or ModelServers())
+        return cls(root, training, Runs(root, training), models or ModelServers(root))
 
     def guarded(self, token: str, most_bytes: int = MOST_BYTES) -> Guard:
         """The application behind its guard: a token in the address, then a cookie. most_bytes: of a file."""
@@ -196,9 +196,9 @@ class Site:
     # Chat
 
     async def open_chat(self, request: Request) -> Response:
-        """{"run"} -> {"models"}: loads the run's base, if it is not loaded, and says what can be talked to."""
+        """{"run"} -> {"models"}: loads the run's base, if it is not loaded, and its stages, and says what can be talked to."""
         folder = await run_in_threadpool(self.runs.folder, _asked(request, "run")["run"])
-        return JSONResponse({"models": (await self.models.open(folder)).models})
+        return JSONResponse({"models": await self.models.open(folder)})
 
     async def chat(self, request: Request) -> Response:
         """{"run", "model", "messages", ...} -> the answer as it comes, in the events of OpenAI's API."""

@@ -1,4 +1,4 @@
-"""The models that the page talks to: each run is served by a process of its own, which loads its base once."""
+"""The models that the page talks to: runs on one base are served by one process, which loads it once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
 from posttrain.errors import CommandError
+from posttrain.pipeline import Run
 from posttrain.web import new_token
 
 from .commands import PROGRAM, last_words
 
+_BASE = "base"  # what every server calls the model that its runs stand on
 _MOST = 2  # servers at once: each holds a model in memory
 _IDLE_SECONDS = 900.0  # after which a model is let go
 _START_SECONDS = 600.0
@@ -42,16 +45,36 @@ class Reply:
         self.response.close()
 
 
+@dataclass(frozen=True)
+class Talkers:
+    """What of a run can be talked to: its base's fingerprint, and its stages' folders by their names."""
+
+    base: str
+    stages: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, folder: Path) -> Talkers:
+        run = Run.load(folder)
+        policies = {
+            record.name: record.folder
+            for record in run
+            if "policy" in record.models and record.models["policy"].head == "causal_lm"
+        }
+        return cls(run.start.fingerprint, policies)
+
+
 @dataclass
 class ModelServer:
-    """A `posttrain serve` of one run, and the key that only this process knows."""
+    """A `posttrain serve`, and the key that only this process knows."""
 
-    folder: Path
+    base: str  # fingerprint of the model that all its runs stand on
     process: subprocess.Popen[bytes]
     port: int
     key: str
     errors: IO[bytes]  # what it says
-    models: tuple[str, ...] = ()
+    names: dict[Path, str | None] = field(
+        default_factory=dict
+    )  # of the stages' folders; None: it cannot serve it
     used: float = field(default_factory=time.monotonic)
     busy: int = 0  # answers on their way
 
@@ -77,37 +100,59 @@ class ModelServer:
 class ModelServers:
     """Starts servers when they are asked for and ends those that nobody talks to; used from one event loop."""
 
-    # Followed by the run folder and --port. Stages that are no LoRA can be talked to, too.
+    root: Path  # of the runs
+    # Followed by the run folder, --port, --adapters. Stages that are no LoRA can be talked to, too.
     command: Sequence[str] = (*PROGRAM, "serve", "--whole")
-    _open: dict[Path, ModelServer] = field(default_factory=dict)
+    talkers: Callable[[Path], Talkers] = Talkers.of
+    opened: list[ModelServer] = field(default_factory=list, init=False)
     _starting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def open(self, folder: Path) -> ModelServer:
-        """The server of a run, once it answers. Raises CommandError with its last words when it does not."""
+    async def open(self, folder: Path) -> tuple[str, ...]:
+        """What can be talked to of a run, once it answers; a stage that was finished since is among it.
+
+        Raises CommandError with the last words of a server that does not.
+        """
+        return tuple((await self._serving(folder))[1])
+
+    async def _serving(self, folder: Path) -> tuple[ModelServer, dict[str, str]]:
+        """The server of the base that the run stands on, and what it calls the run's stages, by their names."""
         async with self._starting:
-            found = self._open.get(folder)
-            if found is not None and found.process.poll() is None:
-                found.used = time.monotonic()
-                return found
-            await self._make_room(folder)
-            server = await asyncio.to_thread(self._start, folder)
-            try:
-                server.models = await asyncio.wait_for(_ready(server), _START_SECONDS)
-            except BaseException:
-                await asyncio.to_thread(server.close)
-                raise
-            self._open[folder] = server
-            return server
+            for dead in [one for one in self.opened if one.process.poll() is not None]:
+                await self._end(dead)
+            talkers = await asyncio.to_thread(self.talkers, folder)
+            server = next((one for one in self.opened if one.base == talkers.base), None)
+            if server is None:
+                server = await self._start(folder, talkers)
+            for title, stage in talkers.stages.items():
+                if stage not in server.names:
+                    server.names[stage] = await _load(server, title, stage)
+            server.used = time.monotonic()
+        known = ((title, server.names[stage]) for title, stage in talkers.stages.items())
+        return server, {_BASE: _BASE, **{title: name for title, name in known if name is not None}}
+
+    async def _start(self, folder: Path, talkers: Talkers) -> ModelServer:
+        await self._make_room()
+        server = await asyncio.to_thread(self._launch, folder, talkers.base)
+        try:
+            names = await asyncio.wait_for(_ready(server), _START_SECONDS)
+        except BaseException:
+            await asyncio.to_thread(server.close)
+            raise
+        given = set(names) - {_BASE}
+        server.names = {stage: title for title, stage in talkers.stages.items() if title in given}
+        self.opened.append(server)
+        return server
 
     async def answer(self, folder: Path, request: Mapping[str, Any]) -> AsyncIterator[bytes]:
         """The server's answer as it comes, in server-sent events; ends with the one who reads it.
 
         Raises CommandError for what the server refuses, before the first byte.
         """
-        server = await self.open(folder)
+        server, names = await self._serving(folder)
+        asked = {**request, "model": names.get(str(request["model"]), request["model"])}
         server.busy += 1
         try:
-            reply = await _in_thread(server.request, "POST", "/v1/chat/completions", request)
+            reply = await _in_thread(server.request, "POST", "/v1/chat/completions", asked)
             if reply.response.status != 200:
                 raise CommandError(_refusal(reply.response.read(1 << 16), reply.response.status))
         except BaseException:
@@ -122,34 +167,42 @@ class ModelServers:
         while True:
             await asyncio.sleep(30)
             late = time.monotonic() - _IDLE_SECONDS
-            for folder, server in list(self._open.items()):
+            for server in list(self.opened):
                 if not server.busy and server.used < late:
-                    await self._end(folder)
+                    await self._end(server)
 
     def close(self) -> None:
-        for server in self._open.values():
+        for server in self.opened:
             server.close()
-        self._open.clear()
+        self.opened.clear()
 
-    async def _make_room(self, folder: Path) -> None:
-        if folder in self._open:  # it died
-            await self._end(folder)
-        idle = sorted((one for one in self._open.values() if not one.busy), key=lambda one: one.used)
-        for one in idle[: max(0, len(self._open) - _MOST + 1)]:
-            await self._end(one.folder)
+    async def _make_room(self) -> None:
+        idle = sorted((one for one in self.opened if not one.busy), key=lambda one: one.used)
+        for one in idle[: max(0, len(self.opened) - _MOST + 1)]:
+            await self._end(one)
 
-    async def _end(self, folder: Path) -> None:
-        await asyncio.to_thread(self._open.pop(folder).close)
+    async def _end(self, server: ModelServer) -> None:
+        self.opened.remove(server)
+        await asyncio.to_thread(server.close)
 
-    def _start(self, folder: Path) -> ModelServer:
+    def _launch(self, folder: Path, base: str) -> ModelServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         key, errors = new_token(), tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with the server)
         process = subprocess.Popen(
-            [*self.command, str(folder), "--port", str(port)],
+            [*self.command, str(folder), "--port", str(port), "--adapters", str(self.root)],
             stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=os.environ | {"POSTTRAIN_API_KEY": key},
         )  # fmt: skip
-        return ModelServer(folder, process, port, key, errors)
+        return ModelServer(base, process, port, key, errors)
+
+
+async def _load(server: ModelServer, title: str, stage: Path) -> str | None:
+    """The name under which a server has loaded a stage's adapter, or None where it refuses to."""
+    name = f"{title[:48]}.{sha256(str(stage).encode()).hexdigest()[:12]}"
+    asked = {"lora_name": name, "lora_path": str(stage)}
+    reply = await _in_thread(server.request, "POST", "/v1/load_lora_adapter", asked)
+    reply.end()
+    return name if reply.response.status == 200 else None
 
 
 async def _ready(server: ModelServer) -> tuple[str, ...]:

@@ -6,8 +6,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from posttrain.ui.chat import ModelServers, Talkers
+
 TOKEN = "the-token"
 STAND_IN = (sys.executable, str(Path(__file__).with_name("model_server.py")))
+
+
+def servers(root: Path) -> ModelServers:
+    """Of stand-ins: every folder is a run with two stages, on a base of its own unless a file in it names one."""
+
+    def talkers(folder: Path) -> Talkers:
+        named = folder / "base"
+        return Talkers(
+            named.read_text() if named.exists() else str(folder),
+            {name: folder / name for name in ("sft", "dpo")},
+        )
+
+    return ModelServers(root, STAND_IN, talkers)
 
 
 def request(

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from posttrain.ui.app import Site
-from posttrain.ui.chat import ModelServers
 from tests.posttrain.report import browser
-from tests.posttrain.ui.asking import STAND_IN, TOKEN
+from tests.posttrain.ui.asking import TOKEN, servers
 from tests.posttrain.web.running import running
 
 SCREENSHOTS = Path(__file__).resolve().parents[3] / "build" / "screenshots"
@@ -19,7 +18,7 @@ SCREENSHOTS = Path(__file__).resolve().parents[3] / "build" / "screenshots"
 def site(tmp_path: Path) -> Site:
     root = tmp_path / "runs"
     root.mkdir()
-    return Site.of(root, ModelServers(STAND_IN))
+    return Site.of(root, servers(root))
 
 
 @pytest.fixture

@@ -24,6 +24,10 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self._is_known():
             return
+        if self.path == "/v1/load_lora_adapter":
+            refused = Path(asked["lora_path"]).name == "prompts"
+            self._say(400 if refused else 200, {"error": {"message": "no LoRA"}} if refused else {})
+            return
         if asked["max_tokens"] > 1000:
             self._say(400, {"error": {"message": "max_tokens: at most 1,000 <b>tokens</b>"}})
             return
