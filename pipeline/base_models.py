@@ -17,6 +17,7 @@ from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
 from .model_folder import Head, check_model_folder, head_of, read_config
 from .quiet import quiet_libraries
+from .remote_code import code_refused, trusts_remote_code
 
 EMBEDDED = "embedded"
 TINY_RANDOM = "tiny-random"
@@ -50,7 +51,8 @@ class Base:
     @property
     def fingerprint(self) -> str:
         """Names the weights: sha256 over config.json and every weight file. Needs no torch."""
-        files = sorted(path for pattern in _WEIGHTS for path in self.folder.glob(pattern))
+        code = ("*.py",) if trusts_remote_code() else ()
+        files = sorted(path for pattern in (*_WEIGHTS, *code) for path in self.folder.glob(pattern))
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
         config.pop("transformers_version", None)  # written anew by every save, changes no number
         return digest_of([config, [[path.name, remembered_sha256(path)] for path in files]])
@@ -111,7 +113,14 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    wanted = [
+        "*.safetensors",
+        "*.json",
+        "*.jinja",
+        "*.txt",
+        "*.model",
+        *(["*.py"] if trusts_remote_code() else []),
+    ]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -157,11 +166,14 @@ def _convert_gguf(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
+    tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     with redirect_stderr(StringIO()):  # its progress bar has no switch
         # Without dequantize=True the model keeps a quantiser that refuses to train and to save.
         model = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            **place,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
     model.config._name_or_path = ""
     tokenizer.model_max_length = model.config.max_position_embeddings
@@ -196,7 +208,7 @@ def _make_tiny(tokenizer_folder: Path, target: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
@@ -213,7 +225,10 @@ def load_tokenizer(folder: Path) -> Any:
     """The base's tokenizer, with a pad token that is not its end-of-turn token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with code_refused(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trusts_remote_code()
+        )
     give_pad_token(tokenizer)
     return tokenizer
 

@@ -16,6 +16,7 @@ from .digests import digest_of
 from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
 from .heads import TRAINED_HEADS, Labels, auto_class, with_head
 from .quiet import quiet_libraries
+from .remote_code import code_refused, trusts_remote_code
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,11 @@ def load_base(base: Base, dtype: Any, device: Any) -> Any:
     on_gpu = torch.cuda.is_available()
     device = device or ("cuda" if on_gpu else "cpu")
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    model = auto_class(base.config).from_pretrained(
-        base.folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
+    with code_refused(base.folder):
+        model = auto_class(base.config).from_pretrained(
+            base.folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+            trust_remote_code=trusts_remote_code(),
+        )  # fmt: skip
     pad_token_id = shared_tokenizer(base.folder).pad_token_id
     model.config.get_text_config().pad_token_id = pad_token_id
     if model.can_generate():

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from posttrain.errors import CommandError, CorruptArtifactError, PosttrainError, RecipeError, RunFolderError
 from posttrain.pipeline.run import RUN_FILE
+from posttrain.pipeline.secrets import redacted
 from posttrain.report import read_report
 from posttrain.report.page import as_page
 from posttrain.web import Guard, content_policy, request_json
@@ -263,7 +264,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
             "empty", None, row={"id": "", "name": "", "status": "", "error": str(error)}, stamp=""
         )
         return HTMLResponse(page, status, {"content-security-policy": content_policy(page)})
-    message = str(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {error}"
+    message = redacted(str(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {error}")
     return JSONResponse({"error": {"message": message, "type": type(error).__name__}}, status)
 
 
