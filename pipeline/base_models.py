@@ -15,9 +15,11 @@ from posttrain.errors import ModelError
 
 from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
+from .floors import check_floors
 from .model_folder import Head, check_model_folder, head_of, read_config
 from .quiet import quiet_libraries
 from .remote_code import code_refused, trusts_remote_code
+from .template_trial import try_template
 
 EMBEDDED = "embedded"
 TINY_RANDOM = "tiny-random"
@@ -96,6 +98,7 @@ def find_base(model: str | Path, revision: str | None = None) -> Base:
 
     revision: commit of a Hub model; None takes the newest, once per process.
     """
+    check_floors()
     check_base(model)
     name = str(model)
     if name == EMBEDDED:
@@ -229,6 +232,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trusts_remote_code()
         )
+    templates = tokenizer.chat_template or {}
+    for template in [templates] if isinstance(templates, str) else templates.values():
+        try_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
     give_pad_token(tokenizer)
     return tokenizer
 

@@ -54,7 +54,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
         raise ModelError(f"The folder {folder} is no model: it has no config.json (found: {found}); {hint}.")
     try:
-        return dict(json.loads((folder / "config.json").read_text("utf-8")))
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        return found
     except (ValueError, TypeError, RecursionError) as error:
         raise ModelError(
             f"{folder / 'config.json'} is no JSON object ({str(error)[:100]}); fetch it again."

@@ -13,7 +13,7 @@ from posttrain.errors import CorruptArtifactError, WrongBaseError
 from .adapters import UNMERGEABLE, kind_of, merge, read_adapter
 from .base_models import Base, Head, find_base, load_tokenizer, shared_tokenizer
 from .digests import digest_of
-from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
+from .durable import MANIFEST, digest_of_manifest, inside, read_sealed, verify_folder
 from .heads import TRAINED_HEADS, Labels, auto_class, with_head
 from .quiet import quiet_libraries
 from .remote_code import code_refused, trusts_remote_code
@@ -209,4 +209,5 @@ def _relative(path: Path, run_dir: Path) -> str:
 
 
 def _absolute(text: str, run_dir: Path) -> Path:
-    return run_dir / text.removeprefix("run:") if text.startswith("run:") else Path(text)
+    """A model may stand on adapters of another run, by their whole paths; `run:` is in this one."""
+    return inside(run_dir, text.removeprefix("run:"), run_dir) if text.startswith("run:") else Path(text)

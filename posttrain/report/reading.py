@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.errors import RunFolderError
 from posttrain.pipeline.attempts import ATTEMPTS
-from posttrain.pipeline.durable import read_json, read_sealed
+from posttrain.pipeline.durable import inside, read_json, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.lock import is_locked
 from posttrain.pipeline.remote_code import SWITCH
@@ -33,7 +33,11 @@ def read_report(run_dir: Path) -> Json:
     if not (run_dir / RUN_FILE).is_file():
         raise RunFolderError(f"{run_dir} is no run folder: it has no {RUN_FILE}.")
     run = read_sealed(run_dir / RUN_FILE)
-    folders = {entry["name"]: run_dir / entry["folder"] for entry in run["stages"] if entry["folder"]}
+    folders = {
+        entry["name"]: inside(run_dir, entry["folder"], run_dir / RUN_FILE)
+        for entry in run["stages"]
+        if entry["folder"]
+    }
     running = is_locked(run_dir)
     histories: dict[str, Sequence[Mapping[str, Any]]] = {
         name: read_metrics(folders[name] / METRICS) if name in folders else [] for name in run["pipeline"]
