@@ -110,6 +110,9 @@ class ModelServers:
             reply = await _in_thread(server.request, "POST", "/v1/chat/completions", request)
             if reply.response.status != 200:
                 raise CommandError(_refusal(reply.response.read(1 << 16), reply.response.status))
+        except (OSError, http.client.HTTPException) as error:
+            server.busy -= 1
+            raise CommandError(f"The model server broke off ({type(error).__name__}); ask again.") from error
         except BaseException:
             server.busy -= 1
             raise

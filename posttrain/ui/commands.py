@@ -17,6 +17,7 @@ from posttrain.errors import CommandError
 
 PROGRAM = (sys.executable, "-m", "posttrain")
 _MOST_BYTES = 32 << 20  # of an answer
+_LONGEST_WORD = 64 << 10  # bytes; Linux takes twice as many
 
 
 async def answer(words: Sequence[str], seconds: float, folder: Path | None = None) -> Any:
@@ -24,6 +25,7 @@ async def answer(words: Sequence[str], seconds: float, folder: Path | None = Non
 
     Raises CommandError with the command's own sentence.
     """
+    _check_words(words)
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, *words, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         limit=_MOST_BYTES, start_new_session=True,
@@ -44,6 +46,13 @@ async def answer(words: Sequence[str], seconds: float, folder: Path | None = Non
         raise CommandError(last_words(errors.decode("utf-8", "replace"), process.returncode)) from None
 
 
+def _check_words(words: Sequence[str]) -> None:
+    """Raises CommandError for what no process can be given."""
+    for word in words:
+        if "\0" in word or len(word.encode("utf-8", "surrogateescape")) > _LONGEST_WORD:
+            raise CommandError(f"{word[:40]!r}... is too long, or holds a zero byte; give a shorter text.")
+
+
 def last_words(text: str, code: int | None) -> str:
     """The sentence that a command ended with."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -52,6 +61,7 @@ def last_words(text: str, code: int | None) -> str:
 
 def detached(words: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
     """`posttrain words` in a session of its own: it goes on when this process ends. It prints into `output`."""
+    _check_words(words)
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as file:
         return subprocess.Popen(

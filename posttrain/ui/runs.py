@@ -142,7 +142,9 @@ def _progress(folder: Path, stage: str) -> Json:
     """{"step", "steps", "loss"} of the stage at work, as far as it is known."""
     try:
         entries = read_sealed(folder / RUN_FILE)["stages"]
-        place = next(inside(folder, entry["folder"], folder / RUN_FILE) for entry in entries if entry["name"] == stage)
+        place = next(
+            inside(folder, entry["folder"], folder / RUN_FILE) for entry in entries if entry["name"] == stage
+        )
     except (CorruptArtifactError, StopIteration):
         return {}
     started = [line for line in read_metrics(place / ATTEMPTS) if line.get("event") == "started"]
