@@ -1,6 +1,6 @@
 """A chat template is tried once, in a process with little time and memory, before it may run in this one.
 
-The sandbox of chat templates keeps them from files and code; it does not keep `{{ 9 ** 9 ** 9 }}` from taking all the
+The sandbox of chat templates keeps them from files and code; it does not keep `{{ 9 ** (9 ** 9) }}` from taking all the
 time, nor `{{ 'a' * 10 ** 11 }}` all the memory, and neither can be interrupted from inside. What was found out is
 remembered by the template's text.
 """
