@@ -70,6 +70,11 @@ def check_model_folder(folder: Path, *, reward: bool = False) -> None:
     reward: it must be one that scores sequences.
     """
     config = read_config(folder)
+    if kernel := _kernel_in(config):
+        raise ModelError(
+            f"{folder / 'config.json'} asks for {kernel[:100]!r}, a kernel of the Hub, which is code and would be run; "
+            "take that line out of it."
+        )
     head = head_of(config)
     if head is None or (reward and head != "classifier"):
         what = f"a {config['architectures'][0]}" if head is None else KINDS[head]
@@ -93,6 +98,15 @@ def check_model_folder(folder: Path, *, reward: bool = False) -> None:
             )
         )
     _check_tokenizer(folder)
+
+
+def _kernel_in(config: Any) -> str | None:
+    """The first `attn_implementation`, or alike, that is no name of transformers' own but a repository."""
+    found = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if "implementation" in str(key) and "/" in str(value):
+            return str(value)
+    return next((kernel for one in found if (kernel := _kernel_in(one))), None)
 
 
 def _check_index(folder: Path) -> None:

@@ -82,15 +82,28 @@ def test_code_for_generation_is_not_run(own_model: Path, marker: Path) -> None:
     model.generate(**tokenizer("Hi", return_tensors="pt"), max_new_tokens=1, do_sample=False)
 
 
-@pytest.mark.parametrize(
-    "name", ["_attn_implementation", "attn_implementation", "_experts_implementation", "kernel_config"]
-)
-def test_a_kernel_of_the_hub_is_not_fetched(own_model: Path, name: str) -> None:
-    change(own_model / "config.json", {name: "someone/kernel"})
-    try:
-        ModelRef.of_base(own_model).load_model()
-    except PosttrainError as error:
-        assert "\n" not in str(error)
+KERNELS: dict[str, Any] = {
+    "attention": {"_attn_implementation": "someone/kernel"},
+    "attention, by its other name": {"attn_implementation": "someone/kernel@main:flash"},
+    "attention, for each part": {"attn_implementation": {"text_config": "someone/kernel"}},
+    "attention of a part": {"text_config": {"_attn_implementation": "paged|someone/kernel"}},
+    "attention of a part of a list": {"parts": [{"_attn_implementation": "someone/kernel"}]},
+    "experts": {"_experts_implementation": "someone/kernel"},
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_of_the_hub_is_not_asked_for(own_model: Path, name: str) -> None:
+    """transformers refuses most, but fetches and runs those of one organisation unasked, where `kernels` is installed."""
+    change(own_model / "config.json", KERNELS[name])
+    with pytest.raises(ModelError, match="a kernel of the Hub, which is code and would be run") as caught:
+        find_base(own_model)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_attention_of_transformers_own_is_taken(own_model: Path) -> None:
+    change(own_model / "config.json", {"_attn_implementation": "eager", "_name_or_path": "someone/model"})
+    ModelRef.of_base(own_model).load_model()
 
 
 def test_the_switch_lets_it_run(

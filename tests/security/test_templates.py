@@ -20,8 +20,9 @@ ASKED = [Message("user", "Hi"), Message("assistant", "Yes")]
 CANARY = "canary-0123456789"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer(tiny_folder: Path) -> Any:
+    """Each test gives it a template of its own."""
     return load_tokenizer(tiny_folder)
 
 
@@ -77,7 +78,7 @@ def test_a_template_reaches_nothing(
 @pytest.mark.parametrize(
     "template",
     ["{{ 1 / 0 }}", "{{ [][1].x }}", "{{ 'a' + 1 }}", "{{ none.x.y }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-     "{{ messages | nothing }}", "{% for %}", "{{ 'a' | int('x', base='y') }}", "{{ {}['a'].b }}", "{{ range(10**9) }}",
+     "{{ messages | nothing }}", "{% for %}", "{{ {}['a'].b }}", "{{ range(10**9) }}",
      "{{ '%d' % 'a' }}", "{{ raise_exception('no\nno') }}", "{{ 10 ** 5000 }}"],
 )  # fmt: skip
 def test_a_template_that_fails_is_one_sentence(tokenizer: Any, template: str) -> None:
