@@ -51,6 +51,17 @@ def test_what_setup_installs_alone_is_in_the_lock(lock: ModuleType) -> None:
     assert not (ROOT / "requirements.lock").exists() or "requirements.lock" not in tracked()
 
 
+def test_what_is_said_to_be_tested_is_there() -> None:
+    rows = re.findall(
+        r"^\| .+ \| ([\d,]+) \| (.+) \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) >= 12
+    places = [place for _, found in rows for place in re.findall(r"`(.+?)`", found)]
+    assert [place for place in places if not (ROOT / place).exists()] == []
+    own = {path.name for path in (ROOT / "tests" / "security").glob("test_*.py")}
+    assert own <= {Path(place).name for place in places}
+
+
 def tracked() -> list[str]:
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.splitlines()
