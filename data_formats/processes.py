@@ -178,7 +178,7 @@ def _helping(job: Job, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     try:
         for number in range(count):
             with (job.aside / f"{number}.log").open("wb") as log:
-                command = [sys.executable, "-c", HELPER]
+                command = [sys.executable, "-P", "-c", HELPER]  # no module of the working directory
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0
                 )

@@ -70,9 +70,10 @@ def _guarded(command: Callable[[], Any]) -> None:
     except PosttrainError as error:
         if isinstance(error, SystemExit):
             raise
+        from posttrain.pipeline.printing import printable
         from posttrain.pipeline.secrets import redacted
 
-        print(f"{type(error).__name__}: {redacted(str(error))}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(redacted(str(error)))}", file=sys.stderr)
         sys.exit(3 if isinstance(error, GateError) else 2)
 
 

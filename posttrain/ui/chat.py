@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import IO, Any
 from posttrain.errors import CommandError
 from posttrain.web import new_token
 
-from .commands import PROGRAM, last_words
+from .commands import PROGRAM, environment, last_words
 
 _MOST = 2  # servers at once: each holds a model in memory
 _IDLE_SECONDS = 900.0  # after which a model is let go
@@ -150,7 +149,7 @@ class ModelServers:
         key, errors = new_token(), tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with the server)
         process = subprocess.Popen(
             [*self.command, str(folder), "--port", str(port)],
-            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=os.environ | {"POSTTRAIN_API_KEY": key},
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment() | {"POSTTRAIN_API_KEY": key},
         )  # fmt: skip
         return ModelServer(folder, process, port, key, errors)
 

@@ -17,6 +17,9 @@ from posttrain.errors import CorruptArtifactError, DataError, DataFileError, Mod
 from posttrain.pipeline import ModelRef, Run
 from posttrain.pipeline.adapters import read_adapter, weights_of
 from posttrain.pipeline.model_folder import check_model_folder
+from posttrain.serving.bank import Bank, load_runs
+from posttrain.stages.export.adapter import write_adapter
+from posttrain.stages.export.source import read_source
 from tests.posttrain.serving.runs import random_lora, write_run
 from tests.security.planted import as_npy, as_pickle, as_torch_zip, plant
 
@@ -85,6 +88,15 @@ def test_an_adapter_of_pickles_is_refused(tmp_path: Path, marker: Path, tiny_fol
         run.model.load_model()
     with pytest.raises(ModelError, match="is a pickle"):
         read_adapter(None, run.model.adapters[-1].folder)
+    bank = Bank()
+    try:
+        with pytest.raises(ModelError, match="is a pickle"):
+            load_runs(bank, [run], print)
+    finally:
+        bank.close()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match="is a pickle"):
+        write_adapter(read_source(str(run.folder)), tmp_path / "out")
 
 
 def with_pickles(marker: Path) -> Callable[[Path], None]:
@@ -106,8 +118,6 @@ def test_pickles_in_a_run_are_not_read(planted_run: Run) -> None:
 
 
 def test_a_served_run_reads_none(planted_run: Run) -> None:
-    from posttrain.serving.bank import Bank, load_runs
-
     bank = Bank()
     try:
         load_runs(bank, [planted_run], print)
@@ -117,9 +127,6 @@ def test_a_served_run_reads_none(planted_run: Run) -> None:
 
 
 def test_an_export_reads_and_takes_none(planted_run: Run, tmp_path: Path) -> None:
-    from posttrain.stages.export.adapter import write_adapter
-    from posttrain.stages.export.source import read_source
-
     (tmp_path / "out").mkdir()
     write_adapter(read_source(str(planted_run.folder)), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

@@ -1,6 +1,11 @@
 """Python code that comes with a model runs only where the one switch is on, and then the report says so."""
 
+import asyncio
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +13,14 @@ from typing import Any
 import pytest
 
 from posttrain import SFT, LoRA, Pipeline
-from posttrain.errors import ModelError, PosttrainError, SettingError
+from posttrain.data_formats.processes import HELPER
+from posttrain.data_formats.readers.sources import records
+from posttrain.errors import DataFileError, ModelError, PosttrainError, SettingError
 from posttrain.pipeline import ModelRef
 from posttrain.pipeline.base_models import find_base, load_tokenizer
 from posttrain.pipeline.remote_code import SWITCH, trusts_remote_code
 from posttrain.report import read_report
+from posttrain.ui.commands import answer
 from tests.pipeline.test_run import Write
 from tests.posttrain.report.runs import RunFolder
 
@@ -104,6 +112,45 @@ def test_a_kernel_of_the_hub_is_not_asked_for(own_model: Path, name: str) -> Non
 def test_an_attention_of_transformers_own_is_taken(own_model: Path) -> None:
     change(own_model / "config.json", {"_attn_implementation": "eager", "_name_or_path": "someone/model"})
     ModelRef.of_base(own_model).load_model()
+
+
+def test_a_script_of_a_data_set_is_not_run(tmp_path: Path, marker: Path) -> None:
+    """As data sets of the Hub once had them: `name/name.py`."""
+    import datasets
+
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"text": "a"}\n')
+    (folder / "rows.py").write_text(CODE.replace("MARKER", str(marker)))
+    with pytest.raises(DataFileError, match=r"also holds 'rows\.py', which is not read"):
+        list(records(folder))
+    with pytest.raises(RuntimeError, match="scripts are no longer supported"):
+        datasets.load_dataset(str(folder / "rows.py"))
+
+
+def test_a_module_in_a_run_folder_is_not_imported(
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is read in its own folder, too, where such names would be found first."""
+    run = Pipeline([Write("a", name="s1")], model="tiny-random", run_dir=tmp_path / "run").run()
+    for name in ("json", "torch", "posttrain", "sitecustomize", "safetensors"):
+        (run.folder / f"{name}.py").write_text(CODE.replace("MARKER", str(marker)))
+    done = subprocess.run(
+        ["posttrain", "show", "."], cwd=run.folder, capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_of_the_page_import_nothing_from_where_it_was_started(tmp_path: Path, marker: Path) -> None:
+    for name in ("json", "pickle", "typer", "posttrain"):
+        (tmp_path / f"{name}.py").write_text(CODE.replace("MARKER", str(marker)))
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    found = asyncio.run(answer(["inspect", "--json", "a.jsonl"], 60, tmp_path))
+    assert found["rows"] == 1
+    helper = [sys.executable, "-P", "-c", HELPER]
+    done = subprocess.run(helper, cwd=tmp_path, input=pickle.dumps(sys.path), capture_output=True, timeout=60)
+    assert b"EOFError" in done.stderr  # it read the path, and waits for its job
 
 
 def test_the_switch_lets_it_run(

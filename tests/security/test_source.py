@@ -54,6 +54,19 @@ def test_no_shell_is_asked() -> None:
     assert [file for file, call, _ in CALLS if keyword(call, "shell") not in (None, "False")] == []
 
 
+def test_our_programs_import_nothing_from_where_they_are_started() -> None:
+    """Python puts the working directory first with -c and -m, unless it is given -P."""
+    made = [
+        (path.name, ast.unparse(node))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.List, ast.Tuple)) and "sys.executable" in ast.unparse(node)
+    ]
+    ours = [(file, text) for file, text in made if re.search(r"'-[cm]'", text)]
+    assert len(ours) >= 3
+    assert [one for one in ours if "'-P'" not in one[1]] == []
+
+
 def test_torch_reads_weights_only() -> None:
     wrong = [
         file
