@@ -116,14 +116,7 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = [
-        "*.safetensors",
-        "*.json",
-        "*.jinja",
-        "*.txt",
-        "*.model",
-        *(["*.py"] if trusts_remote_code() else []),
-    ]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"] + ["*.py"] * trusts_remote_code()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -233,8 +226,9 @@ def load_tokenizer(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=trusts_remote_code()
         )
     templates = tokenizer.chat_template or {}
+    names = [(name, one) for name, one in tokenizer.special_tokens_map.items() if isinstance(one, str)]
     for template in [templates] if isinstance(templates, str) else templates.values():
-        try_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
+        try_template(template, tuple(sorted(names)))
     give_pad_token(tokenizer)
     return tokenizer
 

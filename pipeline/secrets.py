@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 _NAMES = re.compile(
@@ -69,10 +70,15 @@ def _without_keys(text: str) -> str:
     return _IN_ADDRESS.sub(r"\1=***", _LOGIN.sub("***", _FORMS.sub("***", text)))
 
 
+@lru_cache(maxsize=4096)
+def _names_a_secret(variable: str) -> bool:
+    return _VARIABLES.search(variable) is not None
+
+
 def _of_environment() -> Iterator[str]:
     """The values of variables such as HF_TOKEN and WANDB_API_KEY; a file's name is none."""
     for name in os.environ:
-        if _VARIABLES.search(name):
+        if _names_a_secret(name):
             value = os.environ[name]
             if len(value) >= _SHORTEST and not os.path.exists(value):
                 yield value
