@@ -184,9 +184,7 @@ def test_archives_are_never_unpacked(tmp_path: Path, suffix: str) -> None:
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(inner, "../../escaped.jsonl")
-    with pytest.raises(
-        DataFileError, match=rf"files ending in '\{Path(suffix).suffix}' are not read|is not read"
-    ):
+    with pytest.raises(DataFileError, match="not read"):
         list(records(path))
     assert not list(tmp_path.parent.glob("**/escaped.jsonl"))
 

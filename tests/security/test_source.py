@@ -22,12 +22,14 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
+NODES = [(path, node) for path in FILES for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+
+
 def calls() -> Iterator[tuple[str, ast.Call, str]]:
     """(file, call, the name that is called)."""
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                yield path.relative_to(ROOT).as_posix(), node, ast.unparse(node.func)
+    for path, node in NODES:
+        if isinstance(node, ast.Call):
+            yield path.relative_to(ROOT).as_posix(), node, ast.unparse(node.func)
 
 
 CALLS = list(calls())
@@ -58,8 +60,7 @@ def test_our_programs_import_nothing_from_where_they_are_started() -> None:
     """Python puts the working directory first with -c and -m, unless it is given -P."""
     made = [
         (path.name, ast.unparse(node))
-        for path in FILES
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for path, node in NODES
         if isinstance(node, (ast.List, ast.Tuple)) and "sys.executable" in ast.unparse(node)
     ]
     ours = [(file, text) for file, text in made if re.search(r"'-[cm]'", text)]

@@ -14,7 +14,7 @@ from posttrain.data_formats.rendering.render import ChatTemplate, render
 from posttrain.errors import DataError, ModelError
 from posttrain.pipeline import template_trial
 from posttrain.pipeline.base_models import load_tokenizer
-from tests.data_formats.chat_templates import CHATML, TRL_TOKENS, trl_template
+from tests.data_formats.chat_templates import CHATML, trl_names, trl_template
 
 ASKED = [Message("user", "Hi"), Message("assistant", "Yes")]
 CANARY = "canary-0123456789"
@@ -139,7 +139,7 @@ def test_what_was_tried_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRL_TOKENS)
+@pytest.mark.parametrize("name", trl_names())
 def test_templates_that_people_use_pass_the_trial(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
