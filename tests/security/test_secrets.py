@@ -99,7 +99,7 @@ def found_below(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("track", TRACKERS)
-def test_no_canary_is_left_in_a_run(
+def test_no_secret_is_left_in_a_run(
     track: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Through the environment, the command line, settings of a stage, and the text of an error."""
