@@ -30,7 +30,7 @@ docs: .venv-docs/ready
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt scripts/setup
+.venv/ready: pyproject.toml constraints.txt scripts/setup $(wildcard requirements.lock)
 	PYTHON=$(PYTHON) ./scripts/setup
 
 clean:

@@ -104,7 +104,9 @@ def _job(reading: Reading, tokenizer: Any, files: list[Path], aside: Path) -> Jo
     if number is None or packed is None:
         return None
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside.mkdir(
+        mode=0o700, parents=True
+    )  # what lies there is unpickled, so nobody else may put anything there
     pieces = SharedPieces.start(files, aside / "next.json")
     data = replace(reading.data, format=None)
     return Job(data, reading.kind, number, reading.first, packed, pieces, aside)
@@ -176,7 +178,7 @@ def _helping(job: Job, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     try:
         for number in range(count):
             with (job.aside / f"{number}.log").open("wb") as log:
-                command = [sys.executable, "-c", HELPER]
+                command = [sys.executable, "-P", "-c", HELPER]  # no module of the working directory
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, process_group=0
                 )

@@ -5,16 +5,47 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .durable import read_json
+from posttrain.errors import ModelError
 
+from .durable import read_json
+from .safetensors_header import fault_of
+
+WEIGHTS = "adapter_model.safetensors"
 BOTTLENECK = "POSTTRAIN_BOTTLENECK"  # our own kind; the others are PEFT's
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 UNMERGEABLE = (BOTTLENECK, *PROMPTS)  # no weights of the base could do what they do
 
 
 def kind_of(folder: Path) -> str:
-    """PEFT's name for the kind of a saved adapter."""
-    return str(read_json(folder / "adapter_config.json")["peft_type"])
+    """PEFT's name for the kind of a saved adapter. Raises ModelError where its config names none."""
+    config = read_json(folder / "adapter_config.json")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise ModelError(
+            f"{folder / 'adapter_config.json'} names no kind of adapter (peft_type); save it anew."
+        )
+    return kind
+
+
+def weights_of(folder: Path) -> Path:
+    """The file with a saved adapter's weights. Raises ModelError where it is missing, or no safetensors.
+
+    PEFT would take an `adapter_model.bin` instead, which is a pickle.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickles = [one.name for one in sorted(folder.glob("adapter_model.*")) if one.suffix != ".safetensors"]
+        raise ModelError(
+            f"The adapter {folder} has no {WEIGHTS}"
+            + (
+                f" and {pickles[0]} is a pickle, which can run code; convert it to safetensors first."
+                if pickles
+                else "."
+            )
+        )
+    if fault := fault_of(path):
+        raise ModelError(f"{path} {fault}")
+    return path
 
 
 def read_config(folder: Path) -> Any:
@@ -37,6 +68,7 @@ def read_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """The saved adapter, live under the name "default" on its base; frozen unless `trainable`."""
     from peft import PeftModel
 
+    weights_of(folder)
     config = read_config(folder)
     if kind_of(folder) in PROMPTS:
         from .prompted import read_prompts

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .durable import named_disk_errors
+from .remote_code import trusts_remote_code
 from .secrets import looks_secret, redacted
 from .stage import StagePlan
 
@@ -41,6 +42,7 @@ def begin_attempt(
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "machine": _machine(),
         "command": command(),
+        "remote_code": trusts_remote_code(),
     }
     path = folder / ATTEMPTS
     with named_disk_errors(path), path.open("a", encoding="utf-8") as file:

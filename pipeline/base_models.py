@@ -15,8 +15,11 @@ from posttrain.errors import ModelError
 
 from .cache import cache_folder, keep_folder, remembered_sha256
 from .digests import digest_of
+from .floors import check_floors
 from .model_folder import Head, check_model_folder, head_of, read_config
 from .quiet import quiet_libraries
+from .remote_code import code_refused, trusts_remote_code
+from .template_trial import try_template
 
 EMBEDDED = "embedded"
 TINY_RANDOM = "tiny-random"
@@ -50,7 +53,8 @@ class Base:
     @property
     def fingerprint(self) -> str:
         """Names the weights: sha256 over config.json and every weight file. Needs no torch."""
-        files = sorted(path for pattern in _WEIGHTS for path in self.folder.glob(pattern))
+        code = ("*.py",) if trusts_remote_code() else ()
+        files = sorted(path for pattern in (*_WEIGHTS, *code) for path in self.folder.glob(pattern))
         config = {key: value for key, value in self.config.items() if not key.startswith("_")}
         config.pop("transformers_version", None)  # written anew by every save, changes no number
         return digest_of([config, [[path.name, remembered_sha256(path)] for path in files]])
@@ -94,6 +98,7 @@ def find_base(model: str | Path, revision: str | None = None) -> Base:
 
     revision: commit of a Hub model; None takes the newest, once per process.
     """
+    check_floors()
     check_base(model)
     name = str(model)
     if name == EMBEDDED:
@@ -111,7 +116,7 @@ def _from_hub(name: str, revision: str | None = None, shown_as: str | None = Non
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+    wanted = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"] + ["*.py"] * trusts_remote_code()
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -157,11 +162,14 @@ def _convert_gguf(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
+    tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     with redirect_stderr(StringIO()):  # its progress bar has no switch
         # Without dequantize=True the model keeps a quantiser that refuses to train and to save.
         model = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            **place,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         )
     model.config._name_or_path = ""
     tokenizer.model_max_length = model.config.max_position_embeddings
@@ -196,7 +204,7 @@ def _make_tiny(tokenizer_folder: Path, target: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
@@ -213,7 +221,14 @@ def load_tokenizer(folder: Path) -> Any:
     """The base's tokenizer, with a pad token that is not its end-of-turn token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with code_refused(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trusts_remote_code()
+        )
+    templates = tokenizer.chat_template or {}
+    names = [(name, one) for name, one in tokenizer.special_tokens_map.items() if isinstance(one, str)]
+    for template in [templates] if isinstance(templates, str) else templates.values():
+        try_template(template, tuple(sorted(names)))
     give_pad_token(tokenizer)
     return tokenizer
 

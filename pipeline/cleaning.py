@@ -60,7 +60,7 @@ def _of_run(run: Path, older: bool) -> Iterator[tuple[Path, str]]:
     if (run / RUN_FILE).is_file():
         used = {run / entry["folder"] for entry in read_sealed(run / RUN_FILE)["stages"]}
     yield from ((path, "half-written") for path in run.glob(".*.tmp"))
-    for stage in sorted(path for path in (run / "stages").glob("*") if path.is_dir()):
+    for stage in sorted(path for path in (run / "stages").glob("*") if _is_own(path)):
         finished = (stage / STAGE_FILE).is_file()
         if stage not in used and not finished:
             yield stage, "unfinished stage of earlier settings"
@@ -73,15 +73,20 @@ def _of_run(run: Path, older: bool) -> Iterator[tuple[Path, str]]:
 def _inside(stage: Path, finished: bool) -> Iterator[tuple[Path, str]]:
     checkpoints = stage / "checkpoints"
     yield from ((path, "half-written") for path in stage.glob(".*.tmp"))
-    if (stage / "scratch").is_dir():
+    if _is_own(stage / "scratch"):
         yield stage / "scratch", "of a stopped trainer"
-    if finished and checkpoints.is_dir():
+    if finished and _is_own(checkpoints):
         yield checkpoints, "checkpoints of a finished stage"
         return
     damaged = set(checkpoints.glob("step-*.corrupt-*"))
     # Without a whole one they are what says that the stage must not begin anew.
     if set(checkpoints.glob("step-*")) - damaged:
         yield from ((path, "damaged, put aside") for path in sorted(damaged))
+
+
+def _is_own(path: Path) -> bool:
+    """A folder, and no link to one: what is elsewhere is not deleted."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _size(path: Path) -> int:

@@ -119,12 +119,10 @@ def verify_folder(
     Raises CorruptArtifactError naming the first file that is missing, of another size, or changed.
     """
     manifest = read_sealed(folder / manifest_name)
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
-            raise CorruptArtifactError(
-                f"{folder / manifest_name} names {name!r}, which is outside its folder."
-            )
+    for name, expected in _listed(folder / manifest_name, manifest).items():
+        path = inside(folder, name, folder / manifest_name)
+        if path.resolve() != folder.resolve() / name:
+            raise CorruptArtifactError(f"{path} is reached by a link, and leads out of its folder.")
         if not path.is_file():
             raise CorruptArtifactError(f"{path} is missing.")
         if path.stat().st_size != expected["bytes"]:
@@ -134,6 +132,27 @@ def verify_folder(
         if sha256(path) != expected["sha256"]:
             raise CorruptArtifactError(f"{path} has changed since it was committed (sha256 differs).")
     return manifest
+
+
+def _listed(path: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """{name: {"bytes", "sha256"}}. Whoever writes a manifest can seal it, so its shape is not taken for granted."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in files.values()
+    ):
+        raise CorruptArtifactError(f"{path} is no list of files with their sizes and digests.")
+    return files
+
+
+def inside(folder: Path, name: Any, named_by: Path) -> Path:
+    """The file or folder of this name in `folder`.
+
+    Raises CorruptArtifactError, with the file that names it, for a name that leads outside.
+    """
+    plain = isinstance(name, str) and name and "\0" not in name and not Path(name).is_absolute()
+    if plain and ".." not in Path(name).parts:
+        return folder / name
+    raise CorruptArtifactError(f"{named_by} names {str(name)[:200]!r}, which is outside its folder.")
 
 
 def digest_of_manifest(manifest: Mapping[str, Any]) -> str:
@@ -156,7 +175,7 @@ def set_aside(folder: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left half-written in `folder`; nothing committed has such a name."""
     for path in folder.glob(".*.tmp"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager

@@ -85,7 +85,10 @@ def with_head(model: Any, head: Head, labels: Labels | None = None, seed: int = 
         config.problem_type = several if head == "classifier" else None
     try:
         with torch.device("meta"):
-            shell = getattr(transformers, _SHELLS[head]).from_config(config)
+            shell = getattr(transformers, _SHELLS[head]).from_config(
+                config,
+                trust_remote_code=False,  # no such code makes a head of ours
+            )
     except ValueError as error:
         raise ModelError(
             f"transformers has no {_SHELLS[head].removeprefix('AutoModelFor')} for models of type "

@@ -14,7 +14,7 @@ from posttrain.errors import CorruptArtifactError, PosttrainError, RunInterrupte
 
 from .durable import read_json, write_json
 from .ranks import Ranks
-from .secrets import looks_secret
+from .secrets import holds_secret, redacted
 
 LAUNCH_FILE = "launch.json"
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -34,9 +34,13 @@ class Started:
 
     @classmethod
     def by_recipe(cls, text: str, name: str, changes: Sequence[str]) -> Started:
-        return cls(
-            str(Path.cwd()), recipe=text, recipe_name=name, changes=tuple(changes), processes=_processes()
-        )
+        started = cls(str(Path.cwd()), recipe_name=name, processes=_processes())
+        if redacted(text) != text or any(redacted(change) != change for change in changes):
+            return replace(
+                started,
+                why_not="its recipe holds what looks like a secret, so it was not kept (in a comment, perhaps)",
+            )
+        return replace(started, recipe=text, changes=tuple(changes))
 
     @classmethod
     def by_this_process(cls) -> Started:
@@ -53,7 +57,7 @@ class Started:
         words = ["-m", spec.name.removesuffix(".__main__")] if spec else [str(Path(str(file)).resolve())]
         for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False):
             name, _, value = word.partition("=") if word.startswith("-") else (before, "", word)
-            if looks_secret(name, value):
+            if holds_secret(name, value):
                 return replace(
                     started, why_not="its command line holds what looks like a secret, so it was not kept"
                 )
@@ -118,4 +122,4 @@ def launched(run_dir: Path, stages: Sequence[str], started: Started) -> Iterator
 def _sentence(error: BaseException) -> str:
     """What is shown of an error; texts of other libraries may hold anything, so they are cut."""
     text = str(error) if isinstance(error, PosttrainError) else (str(error).splitlines() or [""])[0][:300]
-    return f"{type(error).__name__}: {text}" if not looks_secret("", text) else type(error).__name__
+    return f"{type(error).__name__}: {redacted(text)}"

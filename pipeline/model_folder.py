@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from posttrain.errors import ModelError
 
+from .safetensors_header import fault_of
+
 Head = Literal["causal_lm", "reward", "masked_lm", "seq2seq_lm", "classifier", "token_classifier"]
 KINDS: Mapping[Head, str] = {
     "causal_lm": "a causal language model",
@@ -52,9 +54,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
         raise ModelError(f"The folder {folder} is no model: it has no config.json (found: {found}); {hint}.")
     try:
-        return dict(json.loads((folder / "config.json").read_text("utf-8")))
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is not JSON ({error}).") from error
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+        return found
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} is no JSON object ({str(error)[:100]}); fetch it again."
+        ) from error
 
 
 def check_model_folder(folder: Path, *, reward: bool = False) -> None:
@@ -63,6 +70,11 @@ def check_model_folder(folder: Path, *, reward: bool = False) -> None:
     reward: it must be one that scores sequences.
     """
     config = read_config(folder)
+    if kernel := _kernel_in(config):
+        raise ModelError(
+            f"{folder / 'config.json'} asks for {kernel[:100]!r}, a kernel of the Hub, which is code and would be run; "
+            "take that line out of it."
+        )
     head = head_of(config)
     if head is None or (reward and head != "classifier"):
         what = f"a {config['architectures'][0]}" if head is None else KINDS[head]
@@ -70,7 +82,9 @@ def check_model_folder(folder: Path, *, reward: bool = False) -> None:
         raise ModelError(f"The model in {folder} is {what}; {wanted} is needed here.")
     weights = sorted(folder.glob("*.safetensors"))
     for file in weights:
-        _check_weights(file)
+        if fault := fault_of(file):
+            raise ModelError(f"{file} {fault}")
+    _check_index(folder)
     if not weights:
         pickles = ", ".join(
             path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)
@@ -86,34 +100,36 @@ def check_model_folder(folder: Path, *, reward: bool = False) -> None:
     _check_tokenizer(folder)
 
 
+def _kernel_in(config: Any) -> str | None:
+    """The first `attn_implementation`, or alike, that is no name of transformers' own but a repository."""
+    found = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if "implementation" in str(key) and "/" in str(value):
+            return str(value)
+    return next((kernel for one in found if (kernel := _kernel_in(one))), None)
+
+
+def _check_index(folder: Path) -> None:
+    """The list of a model's weight files names files of its own folder."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        names = {str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{index} is no list of weight files ({type(error).__name__}); fetch it again."
+        ) from None
+    for name in sorted(names):
+        if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise ModelError(
+                f"{index} names {name[:200]!r}, which is no safetensors file of its folder; fetch it again."
+            )
+
+
 def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise ModelError(
             f"The model in {folder} has no tokenizer (none of {', '.join(_VOCABULARIES)}); copy the tokenizer files of "
             "the model it was made from into it."
         )
-
-
-def _check_weights(file: Path) -> None:
-    """The header of a safetensors file is there, and the file is as long as it says."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        start = opened.read(8)
-        length = int.from_bytes(start, "little")
-        header = opened.read(length) if 8 + length <= size else b""
-    if start == b"version ":
-        raise ModelError(f"{file} is a Git LFS pointer, not the weights; fetch them with: git lfs pull")
-    if 8 + length + _end_of_data(header) != size:
-        raise ModelError(
-            f"{file} is damaged or incomplete: its header does not fit its {size:,} bytes; fetch it again."
-        )
-
-
-def _end_of_data(header: bytes) -> float:
-    """Bytes of tensors behind the header; NaN, which equals nothing, when it is no header."""
-    try:
-        return max(
-            entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-        return float("nan")

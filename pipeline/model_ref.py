@@ -13,9 +13,10 @@ from posttrain.errors import CorruptArtifactError, WrongBaseError
 from .adapters import UNMERGEABLE, kind_of, merge, read_adapter
 from .base_models import Base, Head, find_base, load_tokenizer, shared_tokenizer
 from .digests import digest_of
-from .durable import MANIFEST, digest_of_manifest, read_sealed, verify_folder
+from .durable import MANIFEST, digest_of_manifest, inside, read_sealed, verify_folder
 from .heads import TRAINED_HEADS, Labels, auto_class, with_head
 from .quiet import quiet_libraries
+from .remote_code import code_refused, trusts_remote_code
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,13 @@ def load_base(base: Base, dtype: Any, device: Any) -> Any:
     on_gpu = torch.cuda.is_available()
     device = device or ("cuda" if on_gpu else "cpu")
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    model = auto_class(base.config).from_pretrained(
-        base.folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
-    )
     from .packed_rows import pack_rows
 
+    with code_refused(base.folder):
+        model = auto_class(base.config).from_pretrained(
+            base.folder, dtype=dtype, use_safetensors=True, local_files_only=True,
+            trust_remote_code=trusts_remote_code(),
+        )  # fmt: skip
     pack_rows(model)
     pad_token_id = shared_tokenizer(base.folder).pad_token_id
     model.config.get_text_config().pad_token_id = pad_token_id
@@ -209,4 +212,5 @@ def _relative(path: Path, run_dir: Path) -> str:
 
 
 def _absolute(text: str, run_dir: Path) -> Path:
-    return run_dir / text.removeprefix("run:") if text.startswith("run:") else Path(text)
+    """A model may stand on adapters of another run, by their whole paths; `run:` is in this one."""
+    return inside(run_dir, text.removeprefix("run:"), run_dir) if text.startswith("run:") else Path(text)

@@ -38,6 +38,7 @@ from .progress import Display
 from .quiet import quiet_libraries
 from .ranks import Ranks
 from .run import OUTPUT_FILE, REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
+from .secrets import without_secrets
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan, made_by
 from .tracking import check_tracker, start_tracker
@@ -228,12 +229,17 @@ class Pipeline:
         if ranks.main:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        settings = [as_plain(setting) for setting in stage.settings()]
+        settings = [
+            as_plain(one) | {"value": without_secrets({one.name: as_plain(one.value)})[one.name]}
+            for one in stage.settings()
+        ]
         config = {
             "type": type(stage).__name__,
             "seed": self.seed,
             "settings": {setting["name"]: setting["value"] for setting in settings},
-            "lineage": {role: roles[role].as_dict(self.run_dir) for role in ("policy", *stage.needs)},
+            "lineage": without_secrets(
+                {role: roles[role].as_dict(self.run_dir) for role in ("policy", *stage.needs)}
+            ),
         }
         seed = stage_seed(self.seed, stage.title)
         if ranks.main:

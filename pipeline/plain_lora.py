@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import StrategyError
 
-from .adapters import kind_of, read_config
+from .adapters import kind_of, read_config, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class PlainLora:
         if config.use_dora or config.alora_invocation_tokens or config.use_qalora:
             raise StrategyError(f"{folder} is a LoRA with more than its two factors (DoRA or alike).")
         found: dict[str, dict[str, Tensor]] = {}
-        for key, value in load_file(folder / "adapter_model.safetensors").items():
+        for key, value in load_file(weights_of(folder)).items():
             match = _KEY.fullmatch(key)
             if match is None:
                 raise StrategyError(f"{folder} holds {key}, which a plain LoRA does not.")

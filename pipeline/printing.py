@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from .run import Change, Run, StageRecord
 
 
+def printable(text: str) -> str:
+    """What models, files and folders say cannot steer the terminal: control characters are shown as signs, but for ends
+    of lines.
+    """
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or character.isprintable():
+        return character
+    return chr(0x2400 + ord(character)) if ord(character) < 32 else "\ufffd"
+
+
 def print_settings(stages: Sequence[tuple[str, str, Sequence[Setting]]]) -> None:
     """Print one table per stage: setting, value, where it came from."""
     from rich.console import Console
@@ -80,7 +93,7 @@ def print_summary(run: Run) -> None:
     console.print(rows)
     for record in run:
         if record.rolled_back:
-            console.print(f"{record.name} was rolled back: {record.rolled_back}", markup=False)
+            console.print(f"{record.name} was rolled back: {printable(record.rolled_back)}", markup=False)
     proofs = Table("stage", "proof", "measured", title="Proofs of the hand-overs")
     for record in run:
         for name, value in record.proofs.items():
@@ -92,8 +105,8 @@ def print_summary(run: Run) -> None:
                 asked = " ".join(sample["prompt"].split())[-120:]
                 for line in (f"\n{record.name}, asked: {asked}", f"  before: {sample['before'].strip()}",
                              f"  after:  {sample['answer'].strip()}"):  # fmt: skip
-                    console.print(line, markup=False, highlight=False)
-    console.print(f"Run folder: {run.folder}", markup=False, highlight=False, soft_wrap=True)
+                    console.print(printable(line), markup=False, highlight=False)
+    console.print(printable(f"Run folder: {run.folder}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def _changes_table(run: Run) -> Table:

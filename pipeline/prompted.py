@@ -13,6 +13,8 @@ import torch
 from peft import PeftModelForCausalLM, PeftModelForSequenceClassification, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from .adapters import weights_of
+
 
 class _Positions:
     """Padding between the trained positions and a row's first token moves no token.
@@ -75,7 +77,7 @@ def read_prompts(model: Any, config: Any, folder: Path, *, trainable: bool) -> A
     """The saved positions in front of the model; PEFT's own loader makes none that can be trained on."""
     config.inference_mode = not trainable
     found = prompted(model, config)
-    set_peft_model_state_dict(found, load_file(folder / "adapter_model.safetensors"))
+    set_peft_model_state_dict(found, load_file(weights_of(folder)))
     return found if trainable else found.requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from posttrain.errors import CorruptArtifactError, NoSuchStageError, RunFolderError
 
-from .durable import read_sealed, write_sealed
+from .durable import inside, read_sealed, write_sealed
 from .events import METRICS, read_metrics
 from .interval import Interval
 from .model_ref import ModelRef
@@ -191,7 +191,8 @@ class Run:
         value = read_sealed(folder / RUN_FILE)
         records = {}
         for entry in value["stages"]:
-            record = StageRecord.read(folder / entry["folder"], folder) if entry["folder"] else None
+            place = inside(folder, entry["folder"], folder / RUN_FILE) if entry["folder"] else None
+            record = StageRecord.read(place, folder) if place else None
             if record is not None:
                 records[entry["name"]] = replace(record, rolled_back=entry.get("rolled_back", ""))
         return cls(folder, records, ModelRef.from_dict(value["start"], folder))

@@ -40,7 +40,8 @@ class WandbTracker:
         self._run = wandb.init(
             project="posttrain", group=group, name=stage, id=key[:16], resume="allow", config=dict(config),
             dir=str(folder), mode=mode,  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True, console="off"),
+            # Its metadata holds the command line and the addresses of git's remotes, passwords and all.
+            settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, disable_git=True),
         )  # fmt: skip
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

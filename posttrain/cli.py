@@ -70,7 +70,10 @@ def _guarded(command: Callable[[], Any]) -> None:
     except PosttrainError as error:
         if isinstance(error, SystemExit):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        from posttrain.pipeline.printing import printable
+        from posttrain.pipeline.secrets import redacted
+
+        print(f"{type(error).__name__}: {printable(redacted(str(error)))}", file=sys.stderr)
         sys.exit(3 if isinstance(error, GateError) else 2)
 
 

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from posttrain.errors import DiskSpaceError
+from posttrain.errors import CorruptArtifactError, DiskSpaceError
 
 from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full, write_json
@@ -141,6 +142,11 @@ class TrlSession:
             self.hooks.restore(load_file(checkpoint / STRATEGY_STATE))
         try:
             self._trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except UnpicklingError as error:  # torch reads the optimizer's file with weights_only=True
+            raise CorruptArtifactError(
+                f"The checkpoint {checkpoint} holds more than numbers, and nothing of that was run; it was not written "
+                "here as it is, so delete it to go on from the one before."
+            ) from error
         except Exception as error:
             if isinstance(error, DiskSpaceError) or not is_disk_full(error, context.folder):
                 raise

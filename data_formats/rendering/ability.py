@@ -13,6 +13,7 @@ from posttrain.errors import DataError
 from ..examples import Message, Role
 from .literals import Literals, learn, stop_end
 from .purity import only_writes
+from .time_limit import SECONDS, TookTooLong, limited
 from .tool_template import ASKED, PROBE_TOOL, ToolForm, Turn, Turns, find_form, probe_dialogue
 
 if TYPE_CHECKING:
@@ -126,14 +127,15 @@ class Ability:
         The literals that this is compared with were learned from apply_chat_template itself. Empty where the template
         refuses.
         """
-        from jinja2 import TemplateError
-
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
         try:
-            return str(
-                self._compiled.render(messages=turns, add_generation_prompt=False, **self._special_tokens)
-            )
-        except TemplateError:
+            with limited():
+                return str(
+                    self._compiled.render(messages=turns, add_generation_prompt=False, **self._special_tokens)
+                )
+        except TookTooLong:
+            raise _too_long() from None
+        except _faults():
             return ""
 
     @cached_property
@@ -172,21 +174,46 @@ class Ability:
     def apply(
         self, template: str, turns: Turns, tools: Sequence[Any] | None = None, *, for_answer: bool = False
     ) -> str:
-        """The only call of a chat template; in transformers' sandbox."""
-        from jinja2 import TemplateError
-
+        """The only call of a chat template; in transformers' sandbox, and for a time that is limited."""
         try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns],
-                tools=list(tools) if tools else None,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=for_answer,
-            )
-        except (TemplateError, TypeError) as error:
+            with limited():
+                text = self.tokenizer.apply_chat_template(
+                    [dict(turn) for turn in turns],
+                    tools=list(tools) if tools else None,
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=for_answer,
+                )
+        except TookTooLong:
+            raise _too_long() from None
+        except _faults() as error:
             roles = ", ".join(turn["role"] for turn in turns)
-            raise DataError(f"The chat template refuses a dialogue of {roles}: {error}") from None
+            said = str(error).partition("\n")[0][:300]
+            raise DataError(f"The chat template refuses a dialogue of {roles}: {said}") from None
         return str(text)
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What a template can raise, apart from its own refusals: `{{ 1 / 0 }}`, `{{ [][1] }}`, a macro without an end."""
+    from jinja2 import TemplateError
+
+    return (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    )
+
+
+def _too_long() -> DataError:
+    return DataError(
+        f"The chat template takes more than {SECONDS:.0f} s to write one dialogue; look at tokenizer.chat_template, and "
+        "use another."
+    )
 
 
 def _answer(content: str, **more: str) -> Turn:

@@ -8,10 +8,15 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from posttrain.errors import CorruptArtifactError
+
 if TYPE_CHECKING:
     import numpy as np
 
 INDEX = "table.json"
+_TYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
+)  # fmt: skip
 _BUFFER = 2**20  # bytes
 
 
@@ -94,7 +99,17 @@ def _bytes(values: Any, dtype: str) -> bytes:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
+    """{"rows", "columns", "numbers"}: the types of columns and numbers by their names.
+
+    Raises CorruptArtifactError for one that is no type of numbers: numpy would take the bytes of a file for addresses.
+    """
     index: dict[str, Any] = json.loads((folder / INDEX).read_text("utf-8"))
+    for name, dtype in (*index["columns"].items(), *index["numbers"].items()):
+        if dtype not in _TYPES or not name.isidentifier():
+            raise CorruptArtifactError(
+                f"{folder / INDEX} has the column {name[:80]!r} of {str(dtype)[:20]!r}, which no table has; delete that "
+                "folder, and it is made anew."
+            )
     return index
 
 

@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.errors import CorruptArtifactError
+
 from .spill import Spill, mapped, part_of, read_index
 
 if TYPE_CHECKING:
@@ -183,6 +185,11 @@ def _arrow(column: Ragged) -> Any:
     import numpy as np
     import pyarrow as pa
 
+    ends = column.offsets
+    if ends[0] != 0 or ends[-1] != len(column.values) or (ends[1:] < ends[:-1]).any():  # Arrow does not look
+        raise CorruptArtifactError(
+            "A token table has rows outside of its file; delete it, and it is made anew."
+        )
     if len(column.values) < 2**31:
         return pa.ListArray.from_arrays(column.offsets.astype(np.int32), column.values)
     return pa.LargeListArray.from_arrays(column.offsets, column.values)

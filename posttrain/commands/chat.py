@@ -82,7 +82,7 @@ def _answer(talk: Talk, line: str) -> None:
 
 
 def _print_stream(answer: Iterator[str]) -> None:
-    from posttrain.serving.talk import printable
+    from posttrain.pipeline.printing import printable
 
     for part in answer:
         print(printable(part), end="", flush=True)
@@ -96,7 +96,7 @@ def _print_beside(answers: list[tuple[str, Iterator[str]]]) -> None:
     from rich.text import Text
 
     from posttrain.commands.output import console
-    from posttrain.serving.talk import printable
+    from posttrain.pipeline.printing import printable
 
     said = {name: "" for name, _ in answers}
 

@@ -39,6 +39,9 @@ def _as_dict(state: RunState) -> dict[str, Any]:
 def _print(states: list[RunState], folder: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
+
+    from posttrain.pipeline.printing import printable
 
     table = Table(
         "run",
@@ -56,9 +59,14 @@ def _print(states: list[RunState], folder: Path) -> None:
         done = f"{len(set(state.stages) & set(state.finished))} of {len(state.stages)}"
         name = state.folder.relative_to(folder).as_posix() if state.folder != folder else state.folder.name
         table.add_row(
-            name, state.status, done, state.last_stage, as_time(state.changed), as_bytes(state.bytes)
+            Text(printable(name)),
+            state.status,
+            done,
+            state.last_stage,
+            as_time(state.changed),
+            as_bytes(state.bytes),
         )
     out.print(table)
     for state in states:
         if state.error:
-            out.print(f"{state.folder.name}: {state.error}", markup=False)
+            out.print(printable(f"{state.folder.name}: {state.error}"), markup=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RecipeError
-from posttrain.pipeline.secrets import looks_secret
+from posttrain.pipeline.secrets import holds_secret
 from posttrain.pipeline.stage import title_of
 
 Value = None | bool | int | float | str | list["Node"] | dict[str, "Node"]
@@ -108,7 +108,7 @@ class _Reader:
         if isinstance(event, yaml.MappingStartEvent):
             return Node(dict(self._pairs(depth)), here)
         value = event.value if event.style else _scalar(event.value)
-        if looks_secret(key, value):
+        if holds_secret(key, value):
             raise RecipeError(
                 f"{here} {key}: this looks like a secret, and a recipe is copied into the run folder; set it in the "
                 "environment instead, such as HF_TOKEN or WANDB_API_KEY."
@@ -153,7 +153,7 @@ def changed(root: Node, changes: Sequence[str]) -> Node:
         if not equals or not all(path.split(".")):
             raise RecipeError(f"--set {path}: write it as path=value, such as sft.epochs=3.")
         leaf = read_yaml(text or "null", f"--set {path}")
-        if looks_secret(path.rsplit(".", 1)[-1], leaf.value):
+        if holds_secret(path.rsplit(".", 1)[-1], leaf.value):
             raise RecipeError(f"{place} this looks like a secret; set it in the environment instead.")
         root = _with(root, path.split("."), _at(leaf, place), top=True)
     return root

@@ -9,11 +9,12 @@ from typing import Any
 
 from posttrain.errors import RunFolderError
 from posttrain.pipeline.attempts import ATTEMPTS
-from posttrain.pipeline.durable import read_json, read_sealed
+from posttrain.pipeline.durable import inside, read_json, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.lock import is_locked
+from posttrain.pipeline.remote_code import SWITCH
 from posttrain.pipeline.run import RUN_FILE, STAGE_FILE
-from posttrain.pipeline.secrets import looks_secret, redacted
+from posttrain.pipeline.secrets import without_secrets
 
 from .answers import side_by_side
 from .changes import changes_of, forgetting_of
@@ -32,7 +33,11 @@ def read_report(run_dir: Path) -> Json:
     if not (run_dir / RUN_FILE).is_file():
         raise RunFolderError(f"{run_dir} is no run folder: it has no {RUN_FILE}.")
     run = read_sealed(run_dir / RUN_FILE)
-    folders = {entry["name"]: run_dir / entry["folder"] for entry in run["stages"] if entry["folder"]}
+    folders = {
+        entry["name"]: inside(run_dir, entry["folder"], run_dir / RUN_FILE)
+        for entry in run["stages"]
+        if entry["folder"]
+    }
     running = is_locked(run_dir)
     histories: dict[str, Sequence[Mapping[str, Any]]] = {
         name: read_metrics(folders[name] / METRICS) if name in folders else [] for name in run["pipeline"]
@@ -56,7 +61,7 @@ def read_report(run_dir: Path) -> Json:
 # What is not known of a stage yet.
 _UNKNOWN: Json = {
     "type": "", "folder": "", "steps": 0, "attempts": 0, "error": None, "settings": [], "plan": {}, "seed": None,
-    "versions": {}, "machine": "", "command": "", "proofs": {}, "alarms": [], "health": None, "data": None, "samples": [],
+    "versions": {}, "machine": "", "command": "", "remote_code": False, "proofs": {}, "alarms": [], "health": None, "data": None, "samples": [],
     "seconds": None, "models": {}, "measured": {}, "changes": [], "forgetting": [], "numbers": {},
 }  # fmt: skip
 
@@ -72,7 +77,7 @@ def _stage(
     broken = attempts[-1] if attempts and attempts[-1]["event"] == "broken off" else None
     stage = {
         **_UNKNOWN,
-        **_picked(_without_secrets(started[-1]) if started else {}),
+        **_picked(without_secrets(started[-1]) if started else {}),
         "name": name,
         "state": _stage_state(record, broken, running),
         "folder": folder.relative_to(run_dir).as_posix(),
@@ -88,21 +93,11 @@ def _stage(
     metrics, intervals = record["metrics"], record.get("intervals", {})
     return {
         **stage,
-        **_picked({**record, "settings": _without_secrets(record["settings"])}),
+        **_picked({**record, "settings": without_secrets(record["settings"])}),
         "numbers": metrics,
         "changes": changes_of(metrics, intervals),
         "forgetting": forgetting_of(metrics, intervals),
     }
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return redacted(value)
-    if isinstance(value, Mapping):
-        return {
-            key: "***" if looks_secret(key, item) else _without_secrets(item) for key, item in value.items()
-        }
-    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 def _picked(known: Mapping[str, Any]) -> Json:
@@ -129,6 +124,8 @@ _MUCH = 0.1  # of an ability; every training moves it a little
 def _attention(stage: Json) -> Iterator[Json]:
     """What a reader must see first: {"level": "alarm" or "warning", "stage", "text"}."""
     name = stage["name"]
+    if stage["remote_code"]:
+        yield {"level": "warning", "stage": name, "text": f"Python code that came with the model was allowed to run ({SWITCH}=1)"}  # fmt: skip
     if stage["error"]:
         level = "warning" if stage["state"] == "stopped" else "alarm"
         yield {"level": level, "stage": name, "text": f"{stage['error']['error']}: {stage['error']['text']}"}

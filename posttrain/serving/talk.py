@@ -6,7 +6,6 @@ import queue
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from posttrain.errors import DataError, NoSuchStageError
 
@@ -136,14 +135,3 @@ class Talk:
 
 
 HELP = "/stage NAME, /compare NAME (or nothing, to end it), /system TEXT, /reset, /quit."
-
-
-def printable(text: str) -> str:
-    """What a model says cannot steer the terminal: its control characters are shown as signs, but for ends of lines."""
-    return "".join(_shown(character) for character in text)
-
-
-def _shown(character: str) -> Any:
-    if character in "\n\t" or character.isprintable():
-        return character
-    return chr(0x2400 + ord(character)) if ord(character) < 32 else "\ufffd"

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from posttrain.errors import CommandError, CorruptArtifactError, PosttrainError, RecipeError, RunFolderError
 from posttrain.pipeline.run import RUN_FILE
+from posttrain.pipeline.secrets import redacted
 from posttrain.report import read_report
 from posttrain.report.page import as_page
 from posttrain.web import Guard, content_policy, request_json
@@ -160,8 +161,8 @@ class Site:
         asked = _asked(request, "name")
         folder = self.training.folder(asked["name"])
         if "script" in asked:
-            script = recipes.script_of(asked["script"])
-            flags = recipes.words_of(asked["script"], asked.get("flags", {}))
+            name = _text(asked, "script")
+            script, flags = recipes.script_of(name), recipes.words_of(name, asked.get("flags", {}))
             words = ["plan", str(script), "--json", *flags, f"--run-dir={folder}"]
             return await _waited(request, answer(words, _PLAN_SECONDS))
         with tempfile.TemporaryDirectory(prefix="posttrain-") as aside:
@@ -174,8 +175,9 @@ class Site:
         """The same, run in a process of its own -> {"id"} of the run."""
         asked = _asked(request, "name")
         if "script" in asked:
-            flags = recipes.words_of(asked["script"], asked.get("flags", {}))
-            folder = self.training.start_script(asked["name"], recipes.script_of(asked["script"]), flags)
+            name = _text(asked, "script")
+            flags = recipes.words_of(name, asked.get("flags", {}))
+            folder = self.training.start_script(asked["name"], recipes.script_of(name), flags)
         else:
             folder = self.training.start_yaml(asked["name"], _text(asked, "yaml"))
         return JSONResponse({"id": self.runs.id_of(folder)})
@@ -263,7 +265,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
             "empty", None, row={"id": "", "name": "", "status": "", "error": str(error)}, stamp=""
         )
         return HTMLResponse(page, status, {"content-security-policy": content_policy(page)})
-    message = str(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {error}"
+    message = redacted(str(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {error}")
     return JSONResponse({"error": {"message": message, "type": type(error).__name__}}, status)
 
 

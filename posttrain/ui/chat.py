@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ from posttrain.errors import CommandError
 from posttrain.pipeline import Run
 from posttrain.web import new_token
 
-from .commands import PROGRAM, last_words
+from .commands import PROGRAM, environment, last_words
 
 _BASE = "base"  # what every server calls the model that its runs stand on
 _MOST = 2  # servers at once: each holds a model in memory
@@ -155,6 +154,9 @@ class ModelServers:
             reply = await _in_thread(server.request, "POST", "/v1/chat/completions", asked)
             if reply.response.status != 200:
                 raise CommandError(_refusal(reply.response.read(1 << 16), reply.response.status))
+        except (OSError, http.client.HTTPException) as error:
+            server.busy -= 1
+            raise _broke_off(error) from error
         except BaseException:
             server.busy -= 1
             raise
@@ -191,7 +193,7 @@ class ModelServers:
         key, errors = new_token(), tempfile.TemporaryFile()  # noqa: SIM115  (it is closed with the server)
         process = subprocess.Popen(
             [*self.command, str(folder), "--port", str(port), "--adapters", str(self.root)],
-            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=os.environ | {"POSTTRAIN_API_KEY": key},
+            stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=environment() | {"POSTTRAIN_API_KEY": key},
         )  # fmt: skip
         return ModelServer(base, process, port, key, errors)
 
@@ -200,7 +202,10 @@ async def _load(server: ModelServer, title: str, stage: Path) -> str | None:
     """The name under which a server has loaded a stage's adapter, or None where it refuses to."""
     name = f"{title[:48]}.{sha256(str(stage).encode()).hexdigest()[:12]}"
     asked = {"lora_name": name, "lora_path": str(stage)}
-    reply = await _in_thread(server.request, "POST", "/v1/load_lora_adapter", asked)
+    try:
+        reply = await _in_thread(server.request, "POST", "/v1/load_lora_adapter", asked)
+    except (OSError, http.client.HTTPException) as error:
+        raise _broke_off(error) from error
     reply.end()
     return name if reply.response.status == 200 else None
 
@@ -234,6 +239,10 @@ async def _in_thread(function: Any, *arguments: Any) -> Any:
     from anyio import to_thread
 
     return await to_thread.run_sync(partial(function, *arguments), abandon_on_cancel=True)
+
+
+def _broke_off(error: Exception) -> CommandError:
+    return CommandError(f"The model server broke off ({type(error).__name__}); ask again.")
 
 
 def _refusal(body: bytes, status: int) -> str:

@@ -23,7 +23,9 @@ def offered() -> list[Json]:
 
 def script_of(name: str) -> Path:
     """The script of a packaged recipe that has no YAML. Raises RecipeError for a name that no recipe has."""
-    (script,) = (file for file in find_recipe(name).files if file.suffix == ".py")
+    script = next((file for file in find_recipe(name).files if file.suffix == ".py"), None)
+    if script is None:
+        raise RecipeError(f"The recipe {name} has no script; take another one.")
     return script
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data_formats.inspection_page import visible
 from posttrain.errors import CorruptArtifactError, RunFolderError
 from posttrain.pipeline.attempts import ATTEMPTS
-from posttrain.pipeline.durable import read_sealed
+from posttrain.pipeline.durable import inside, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.launch import LAUNCH_FILE, Launch
 from posttrain.pipeline.lock import is_locked
@@ -142,7 +142,9 @@ def _progress(folder: Path, stage: str) -> Json:
     """{"step", "steps", "loss"} of the stage at work, as far as it is known."""
     try:
         entries = read_sealed(folder / RUN_FILE)["stages"]
-        place = next(folder / entry["folder"] for entry in entries if entry["name"] == stage)
+        place = next(
+            inside(folder, entry["folder"], folder / RUN_FILE) for entry in entries if entry["name"] == stage
+        )
     except (CorruptArtifactError, StopIteration):
         return {}
     started = [line for line in read_metrics(place / ATTEMPTS) if line.get("event") == "started"]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...pipeline.adapters import BOTTLENECK, kind_of
+from ...pipeline.adapters import BOTTLENECK, WEIGHTS, kind_of, weights_of
 from ...pipeline.durable import read_json, write_json
 from .source import Source
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -66,7 +66,7 @@ def write_adapter(source: Source, folder: Path) -> None:
     """PEFT's two files, with the name of the base that they need."""
     folders = [one.folder for one in source.model.adapters]
     if len(folders) == 1:
-        shutil.copyfile(folders[0] / WEIGHTS, folder / WEIGHTS)
+        shutil.copyfile(weights_of(folders[0]), folder / WEIGHTS)
         config = read_json(folders[0] / CONFIG)
     else:
         config = _sum(folders, folder)
@@ -88,7 +88,7 @@ def _sum(folders: Sequence[Path], target: Path) -> dict[str, Any]:
     from safetensors.torch import load_file, save_file
 
     configs = [read_json(one / CONFIG) for one in folders]
-    states = [load_file(one / WEIGHTS) for one in folders]
+    states = [load_file(weights_of(one)) for one in folders]
     ranks = [int(config["r"]) for config in configs]
     layers = sorted({name.removesuffix(_A) for state in states for name in state if name.endswith(_A)})
     summed: dict[str, Any] = {

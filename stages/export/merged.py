@@ -39,7 +39,10 @@ def write_tokenizer(tokenizer: Any, base_folder: Path, folder: Path) -> None:
     for name in (*TOKENIZER_FILES, "added_tokens.json"):
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, folder / name)
-    if AutoTokenizer.from_pretrained(folder, local_files_only=True).pad_token != tokenizer.pad_token:
+    if (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).pad_token
+        != tokenizer.pad_token
+    ):
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (folder / name).is_file():
                 held = json.loads((folder / name).read_text("utf-8"))

@@ -27,7 +27,7 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         return _gguf(task)
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(task["folder"], local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(task["folder"], local_files_only=True, trust_remote_code=False)
     model = _adapted(task) if task["kind"] == "adapter" else _auto(task, task["folder"])
     ids = [_encode(tokenizer, case) for case in task["cases"]]
     answers = [_ask(model, row[: task["tokens"]]) for row in ids]
@@ -49,7 +49,14 @@ def _auto(task: dict[str, Any], folder: str, **more: Any) -> Any:
     cls = getattr(transformers, task["auto"])
     if task["kind"] == "adapter" and task["labels"]:
         more["num_labels"] = task["labels"]
-    return cls.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **more).eval()
+    return cls.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **more,
+    ).eval()
 
 
 def _adapted(task: dict[str, Any]) -> Any:
@@ -144,6 +151,7 @@ def _gguf(task: dict[str, Any]) -> dict[str, Any]:
             gguf_file=path.name,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
         ).eval()
         _write(task["answers"]["transformers_gguf"], [_ask(model, row) for row in asked])
     return {"ids": ids, "chat_template": _text(reader, "tokenizer.chat_template")}
@@ -155,8 +163,8 @@ def _model_of(reader: Any, config_folder: str) -> Any:
     from gguf import MODEL_ARCH_NAMES, dequantize, get_tensor_name_map
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(config_folder)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    config = AutoConfig.from_pretrained(config_folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
     kind = _text(reader, "general.architecture")
     arch = next(one for one, name in MODEL_ARCH_NAMES.items() if name == kind)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
@@ -248,7 +256,7 @@ def _encode_raw(
     if tokenizer is None:  # no reader of our own: transformers' reading of the file
         from transformers import AutoTokenizer
 
-        held = AutoTokenizer.from_pretrained(task["folder"], gguf_file=task["file"])
+        held = AutoTokenizer.from_pretrained(task["folder"], gguf_file=task["file"], trust_remote_code=False)
         return list(held(task["texts"][place], add_special_tokens=bool(case.get("special")))["input_ids"])
     ids = list(tokenizer.encode(task["texts"][place], add_special_tokens=False).ids)
     begins = reader.fields.get("tokenizer.ggml.add_bos_token")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from posttrain.errors import ExportError
 
 from ...pipeline import ModelRef
-from ...pipeline.adapters import UNMERGEABLE, kind_of, read_adapter
+from ...pipeline.adapters import UNMERGEABLE, kind_of, read_adapter, weights_of
 from ...pipeline.base_models import load_tokenizer
 from ...pipeline.disk import check_disk
 from ...pipeline.durable import adopt_folder, named_disk_errors
@@ -21,7 +21,7 @@ from ...pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
 from ...pipeline.model_folder import KINDS
 from ...pipeline.quantization import quantise
 from ...pipeline.quiet import quiet_libraries
-from .adapter import WEIGHTS, why_no_adapter, write_adapter
+from .adapter import why_no_adapter, write_adapter
 from .card import write_card
 from .gguf_file import why_no_gguf, write_gguf
 from .golden import Golden
@@ -99,7 +99,7 @@ def why_not(export: Export, source: Source) -> str | None:
 def disk_bytes(export: Export, source: Source) -> int:
     """What the export will take on disk while it is made."""
     if export.format == "adapter":
-        return sum((one.folder / WEIGHTS).stat().st_size for one in source.model.adapters)
+        return sum(weights_of(one.folder).stat().st_size for one in source.model.adapters)
     values = sum(values_in(path) for path in source.base.folder.glob("*.safetensors"))
     size = values * _BYTES.get(export.resolved_dtype, 1.0625)
     merged = values * _BYTES[_before_llama_cpp(export)] if export.llama_cpp is not None else 0

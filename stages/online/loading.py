@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...pipeline import ModelRef
-from ...pipeline.adapters import read_config
+from ...pipeline.adapters import read_config, weights_of
 from ..handover import load_for_continuing, load_fresh
 from ..machine import this_machine
 from ..strategies import LoRA, Strategy
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # PEFT config, weights of the layers, score head (1, H)
 _RewardAdapter = tuple[Any, dict[str, Any], torch.Tensor]
-_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_roles(
@@ -125,7 +124,7 @@ def _read_reward_adapter(folder: Path) -> _RewardAdapter:
     """(PEFT config, weights of the layers, weight of the score head (1, H)) of a committed reward adapter."""
     from safetensors.torch import load_file
 
-    state = load_file(folder / _WEIGHTS)
+    state = load_file(weights_of(folder))
     heads = [key for key in state if key.rsplit(".", 2)[-2] in ("score", "classifier")]
     (head,) = [state.pop(key) for key in heads]
     return read_config(folder), state, head.float()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
 from ...pipeline.model_folder import read_config
 from ...pipeline.quantization import layers_to_quantise
+from ...pipeline.remote_code import code_refused, trusts_remote_code
 from .known_sizes import SHAPES
 
 if TYPE_CHECKING:
@@ -59,15 +60,18 @@ def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-    kind = AutoModelForCausalLM if source in SHAPES else auto_class(read_config(Path(source)))
-    config = (
-        LlamaConfig(**SHAPES[str(source)])
-        if source in SHAPES
-        else AutoConfig.from_pretrained(source, local_files_only=True)
-    )
+    kind = AutoModelForCausalLM
+    if source in SHAPES:
+        config = LlamaConfig(**SHAPES[str(source)])
+    else:
+        kind = auto_class(read_config(Path(source)))
+        with code_refused(source):
+            config = AutoConfig.from_pretrained(
+                source, local_files_only=True, trust_remote_code=trusts_remote_code()
+            )
     with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            model = kind.from_config(config)
+        with torch.device("meta"), code_refused(source):
+            model = kind.from_config(config, trust_remote_code=trusts_remote_code())
         model.requires_grad_(False)
         if task in TRAINED_HEADS:
             model = with_head(model, task, labels)

@@ -208,6 +208,26 @@ def test_a_stream_that_is_dropped_frees_its_slot(server: Server, reads: int) -> 
     assert until(lambda: busy(server) == 0)
 
 
+@pytest.mark.slow
+def test_200_streams_that_are_dropped_leave_nothing(
+    server: Server, truth: dict[tuple[str, str], str]
+) -> None:
+    """Sixteen at a time, after none to five of their words."""
+
+    def drop(number: int) -> None:
+        stream = server.client.chat.completions.create(
+            model="sft", messages=asked("Hi"), max_tokens=200, temperature=1, stream=True
+        )
+        for _, _ in zip(range(random.Random(number).randrange(6)), stream, strict=False):
+            pass
+        stream.close()
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(drop, range(200)))
+    assert until(lambda: all(one.engine.load == (0, 0) for one in server.bank))
+    assert ask(server.client, "dpo", QUESTIONS[0]).choices[0].message.content == truth["dpo", QUESTIONS[0]]
+
+
 def test_a_client_that_hangs_up_frees_its_slot(server: Server) -> None:
     client = server.client.with_options(timeout=0.5)
     with pytest.raises(openai.APITimeoutError):

@@ -10,8 +10,8 @@ import pytest
 from posttrain import cli
 from posttrain.pipeline import Run
 from posttrain.pipeline.base_models import shared_tokenizer
+from posttrain.pipeline.printing import printable
 from posttrain.serving.dialogue import Speaker
-from posttrain.serving.talk import printable
 from tests.posttrain.serving.runs import generated, random_lora, write_run
 
 Talk = Callable[..., tuple[int, str, str]]
