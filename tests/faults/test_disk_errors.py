@@ -1,5 +1,6 @@
 """A disk that is full, broken or read-only from some point on: a plain error, and the same bits once it is well again."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,10 @@ from tests.faults.test_points import points_of
 
 SAMPLES = 4  # points of each stage and error
 # What must stand in the last words of the run.
-SAID = {"ENOSPC": "DiskSpaceError: ", "EIO": "Input/output error", "EROFS": "Read-only file system"}
+SAID: dict[Way, str] = {
+    "ENOSPC": "DiskSpaceError: ", "EIO": "DiskError: .* [(]Input/output error[)]",
+    "EROFS": "DiskError: .* [(]Read-only file system[)]",
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -28,10 +32,11 @@ def test_an_error_from_some_point_on(bench: Bench, stage: str, way: Way) -> None
         ended = bench.run(folder, stage, points(bench.root / "journal", at, way))
         if ended.code:
             failed += 1
-            assert ended.code == 1 and SAID[way] in last_words(ended), ended.log[-3000:]
+            assert ended.code == 1 and re.search(SAID[way], last_words(ended)), ended.log[-3000:]
+            assert "run the same command again to go on" in last_words(ended)
         bench.ends_the_same(folder, stage)
         bench.drop(folder)
-    assert failed >= SAMPLES - 1  # a report that cannot be written stops nothing
+    assert failed >= SAMPLES // 2  # what is only cleared away, or only tells, stops nothing
 
 
 def last_words(ended: Ended) -> str:

@@ -35,7 +35,7 @@ def pretend(stage: TrainingStage, context: StageContext) -> StageResult:
 
     commit_folder(target, fill)
     adapter = AdapterRef(target, adapter_digest(target), source.fingerprint)
-    return StageResult({stage.makes: source.with_adapter(adapter, stage.head)})
+    return StageResult({stage.makes: source.with_adapter(adapter, stage.head)}, metrics={"loss_after": 1.0})
 
 
 class Setup:
@@ -123,7 +123,7 @@ PER_STAGE: dict[str, Callable[[Setup, str], None]] = {
     "data bytes": data_bytes,
     "row order": row_order,
     "strategy": setting(strategy=LoRA(r=4)),
-    "learning rate": setting(learning_rate=1e-5),
+    "learning rate": setting(learning_rate=3e-5),
     "length of rows": setting(max_length=31),
     "an argument of the trainer": setting(trainer_args={"weight_decay": 0.01}),
 }
@@ -133,7 +133,7 @@ OF_ALL: dict[str, Callable[[Setup, str], None]] = {
 }  # fmt: skip
 OF_NONE: dict[str, Callable[[Setup, str], None]] = {
     "where the file stands": moved_file,
-    "what is only logged or judged": setting(require={"loss_after": "<= 99"}),
+    "what is only logged or judged": setting(require={"loss": 99.0}),
 }
 
 
