@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.chain import STAGES, Chain, fingerprints, train
-from tests.faults.moments import Arm
+from tests.faults.moments import Arm, at_call
+from tests.faults.points import points
 
 PATIENCE = 120.0  # seconds; a case takes one to ten
 KILLED = -signal.SIGKILL
+SAVING = {
+    "sft": "posttrain.stages.callbacks:commit_checkpoint",
+    "ppo": "posttrain.stages.ppo.state:commit_checkpoint",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Bench:
     chain: Chain
     expected: dict[str, dict[str, str]] = field(default_factory=dict)  # by the last stage
     started: dict[str, Path] = field(default_factory=dict)  # by stage: a folder with those before it finished
+    counted: dict[str, int] = field(default_factory=dict)  # by stage: persistence points
 
     @classmethod
     def make(cls, root: Path, chain: Chain, stages: Sequence[str] = STAGES) -> "Bench":
@@ -67,6 +73,33 @@ class Bench:
         folder = self.root / f"case {name}"
         shutil.copytree(self.started[stage], folder)
         return folder
+
+    def after_three(self, name: str, stage: str) -> tuple[Path, Path]:
+        """(run folder, its checkpoints) of a run that was killed with the checkpoints of steps 2 and 3 on the disk."""
+        model = self.root / f"killed {stage}"
+        if not model.is_dir():
+            shutil.copytree(self.started[stage], model)
+            self.run(model, stage, at_call(SAVING[stage], 3, after=True)).killed()
+        folder = self.root / f"case {name}"
+        shutil.copytree(model, folder)
+        (checkpoints,) = folder.glob(f"stages/{stage}-*/checkpoints")
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["step-2", "step-3"]
+        return folder, checkpoints
+
+    def points(self, stage: str) -> int:
+        """How many persistence points a run of the stage passes."""
+        if stage not in self.counted:
+            folder = self.case(f"count {stage}", stage)
+            self.run(folder, stage, points(self.journal)).finished()
+            self.is_the_same(folder, stage)  # the counting changes nothing
+            self.counted[stage] = len(self.journal.read_text().splitlines())
+            self.drop(folder)
+        return self.counted[stage]
+
+    @property
+    def journal(self) -> Path:
+        """Of the points that the latest process passed."""
+        return self.root / "journal"
 
     def start(self, folder: Path, last: str, *arms: Arm) -> Any:
         return forked(train, self.chain, last, folder, self.log(folder), arms)

@@ -1,7 +1,6 @@
 """Every file of a checkpoint, harmed in five ways: noticed, put aside, the one before used, and the end is the same."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -10,37 +9,20 @@ from tests.faults.damage import DAMAGES, files_of
 from tests.faults.forked import Bench
 from tests.faults.moments import at_call, cache_at
 
-SAVING = {
-    "sft": "posttrain.stages.callbacks:commit_checkpoint",
-    "ppo": "posttrain.stages.ppo.state:commit_checkpoint",
-}
 # Killed after the third checkpoint, of four: two steps are left from the second, and a third would be one too many.
 STEPS_FROM_THE_SECOND = {"sft": 2, "ppo": 4}
 
 
-def stopped_after_three(bench: Bench, stage: str, name: str) -> tuple[Path, Path]:
-    """(run folder, its checkpoints) of a run that was killed with the checkpoints of steps 2 and 3 on the disk."""
-    model = bench.root / f"stopped {stage}"
-    if not model.is_dir():
-        shutil.copytree(bench.started[stage], model)
-        bench.run(model, stage, at_call(SAVING[stage], 3, after=True)).killed()
-    folder = bench.root / f"case {name}"
-    shutil.copytree(model, folder)
-    (checkpoints,) = folder.glob(f"stages/{stage}-*/checkpoints")
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-2", "step-3"]
-    return folder, checkpoints
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", list(SAVING))
+@pytest.mark.parametrize("stage", list(STEPS_FROM_THE_SECOND))
 @pytest.mark.parametrize("way", list(DAMAGES))
 def test_a_damaged_checkpoint_is_never_read(bench: Bench, stage: str, way: str) -> None:
-    _, model = stopped_after_three(bench, stage, f"model {stage} {way}")
+    _, model = bench.after_three(f"model {stage} {way}", stage)
     names = files_of(model / "step-3")
     assert len(names) >= {"sft": 10, "ppo": 3}[stage] and "manifest.json" in names
     noticed = 0
     for name in names:
-        folder, checkpoints = stopped_after_three(bench, stage, f"{way} {name.replace('/', ' ')}")
+        folder, checkpoints = bench.after_three(f"{way} {name.replace('/', ' ')}", stage)
         path, other = checkpoints / "step-3" / name, checkpoints / "step-2" / name
         same = way == "swapped" and path.read_bytes() == other.read_bytes()
         DAMAGES[way](path, other)
@@ -55,7 +37,7 @@ def test_a_damaged_checkpoint_is_never_read(bench: Bench, stage: str, way: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "way"), [("sft", "one bit"), ("sft", "missing"), ("ppo", "empty")])
 def test_without_a_whole_checkpoint_nothing_starts_from_scratch(bench: Bench, stage: str, way: str) -> None:
-    folder, checkpoints = stopped_after_three(bench, stage, f"all {way}")
+    folder, checkpoints = bench.after_three(f"all {way}", stage)
     for step in (2, 3):
         DAMAGES[way](checkpoints / f"step-{step}" / "manifest.json", folder)
     for _ in range(2):  # nor when it is tried again
@@ -92,7 +74,7 @@ def test_damaged_token_tables_are_made_again(bench: Bench, way: str) -> None:
 @pytest.mark.parametrize("way", ["missing", "cut", "one bit", "empty"])
 @pytest.mark.parametrize("name", ["launch.json", "attempts.jsonl", "report.html", ".lock"])
 def test_what_only_tells_of_a_run_stops_none(bench: Bench, name: str, way: str) -> None:
-    folder, checkpoints = stopped_after_three(bench, "sft", f"{name} {way}")
+    folder, checkpoints = bench.after_three(f"{name} {way}", "sft")
     found = [path for path in (folder / name, checkpoints.parent / name) if path.is_file()]
     if not found:
         (folder / name).write_text("of an earlier run")
@@ -107,7 +89,7 @@ def test_what_only_tells_of_a_run_stops_none(bench: Bench, name: str, way: str) 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "proofs.json"])
 def test_what_was_measured_is_whole_or_missed(bench: Bench, name: str, way: str) -> None:
     """The model is the same; a hole in the history is said, and what was proven before is not lost without a word."""
-    folder, checkpoints = stopped_after_three(bench, "sft", f"{name} {way}")
+    folder, checkpoints = bench.after_three(f"{name} {way}", "sft")
     path = checkpoints.parent / name
     DAMAGES[way](path, folder)
     ended = bench.run(folder, "sft")

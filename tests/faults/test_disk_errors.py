@@ -11,7 +11,6 @@ from tests.faults.chain import STAGES
 from tests.faults.forked import Bench, Ended
 from tests.faults.moments import nothing, replaced
 from tests.faults.points import Way, points
-from tests.faults.test_points import points_of
 
 SAMPLES = 4  # points of each stage and error
 # What must stand in the last words of the run.
@@ -25,11 +24,11 @@ SAID: dict[Way, str] = {
 @pytest.mark.parametrize("way", list(SAID))
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_error_from_some_point_on(bench: Bench, stage: str, way: Way) -> None:
-    count, failed = points_of(bench, stage), 0
+    count, failed = bench.points(stage), 0
     for sample in range(SAMPLES):
         at = 1 + (2 * sample + 1) * (count - 1) // (2 * SAMPLES) + len(way) + STAGES.index(stage)
         folder = bench.case(f"{stage} {way} {at}", stage)
-        ended = bench.run(folder, stage, points(bench.root / "journal", at, way))
+        ended = bench.run(folder, stage, points(bench.journal, at, way))
         if ended.code:
             failed += 1
             assert ended.code == 1 and re.search(SAID[way], last_words(ended)), ended.log[-3000:]

@@ -12,7 +12,6 @@ import pytest
 
 from tests.faults.forked import Bench
 from tests.faults.moments import at_call, replaced
-from tests.faults.test_damage import stopped_after_three
 
 SAVED = "posttrain.stages.callbacks:commit_checkpoint"
 _real_time = time.time
@@ -78,7 +77,7 @@ def test_a_dead_owner_leaves_no_lock(bench: Bench) -> None:
 )
 def test_moved_into_a_folder_of_any_name_it_goes_on(bench: Bench, name: str) -> None:
     """Killed in the middle, moved with all that is in it, and run where it stands now."""
-    before, _ = stopped_after_three(bench, "sft", f"move {abs(hash(name))}")
+    before, _ = bench.after_three(f"move {abs(hash(name))}", "sft")
     folder = bench.root / "moved" / name
     folder.parent.mkdir(exist_ok=True)
     shutil.move(before, folder)
@@ -92,7 +91,7 @@ def test_moved_into_a_folder_of_any_name_it_goes_on(bench: Bench, name: str) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["relative", "link"])
 def test_a_path_of_another_form(bench: Bench, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, _ = stopped_after_three(bench, "sft", f"form {way}")
+    folder, _ = bench.after_three(f"form {way}", "sft")
     if way == "link":
         (bench.root / "link").symlink_to(folder)
         given = bench.root / "link"
@@ -107,7 +106,7 @@ def test_a_path_of_another_form(bench: Bench, way: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("seed", range(3))
 def test_times_of_files_say_nothing(bench: Bench, seed: int) -> None:
     """As after a copy, or a restored backup: from 1970 to far ahead, in no order."""
-    folder, _ = stopped_after_three(bench, "sft", f"times {seed}")
+    folder, _ = bench.after_three(f"times {seed}", "sft")
     draw = random.Random(seed)
     for path in folder.rglob("*"):
         os.utime(path, (draw.uniform(0, 4e9),) * 2)
@@ -117,7 +116,7 @@ def test_times_of_files_say_nothing(bench: Bench, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("clock", [an_hour_ago, in_a_year])
 def test_the_clock_jumps(bench: Bench, clock: object) -> None:
-    folder, _ = stopped_after_three(bench, "sft", f"clock {clock.__name__}")  # type: ignore[attr-defined]
+    folder, _ = bench.after_three(f"clock {clock.__name__}", "sft")  # type: ignore[attr-defined]
     bench.ends_the_same(folder, "sft", replaced("time:time", clock), at_call("torch.optim:AdamW.step", 2))
 
 
@@ -131,7 +130,7 @@ def test_a_folder_that_cannot_be_written(bench: Bench, begun: bool) -> None:
     try:
         folder = disk / "run"
         if begun:
-            shutil.move(stopped_after_three(bench, "sft", "read-only")[0], folder)
+            shutil.move(bench.after_three("read-only", "sft")[0], folder)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         refused = bench.run(folder, "sft")
         assert refused.code == 1 and "RunFolderError: The run folder" in refused.log

@@ -15,23 +15,11 @@ EVERY: dict[str, int] = dict.fromkeys(STAGES, 4) | {"ppo": 2}
 if os.environ.get("POSTTRAIN_POINTS") == "all":
     EVERY = dict.fromkeys(STAGES, 1)
 PARTS = 3  # tests that share a stage's points
-_counted: dict[str, int] = {}
-
-
-def points_of(bench: Bench, stage: str) -> int:
-    """How many a run of the stage passes."""
-    if stage not in _counted:
-        folder = bench.case(f"count {stage}", stage)
-        bench.run(folder, stage, points(bench.root / "journal")).finished()
-        bench.is_the_same(folder, stage)  # the counting changes nothing
-        _counted[stage] = len((bench.root / "journal").read_text().splitlines())
-        bench.drop(folder)
-    return _counted[stage]
 
 
 def killed_at(bench: Bench, stage: str, at: int, way: Way) -> None:
     folder = bench.case(f"{stage} {at} {way}", stage)
-    bench.run(folder, stage, points(bench.root / "journal", at, way)).killed()
+    bench.run(folder, stage, points(bench.journal, at, way)).killed()
     bench.ends_the_same(folder, stage)
     bench.drop(folder)
 
@@ -40,7 +28,7 @@ def killed_at(bench: Bench, stage: str, at: int, way: Way) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_every_point(bench: Bench, stage: str, part: int) -> None:
-    count = points_of(bench, stage)
+    count = bench.points(stage)
     assert count > 60
     places = range(1 + STAGES.index(stage) % EVERY[stage], count + 1, EVERY[stage])
     for at in places[part::PARTS]:
@@ -51,7 +39,7 @@ def test_killed_at_every_point(bench: Bench, stage: str, part: int) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_power_goes_at_a_point(bench: Bench, stage: str) -> None:
     """What no fsync has reached is lost with it."""
-    for at in range(3 + STAGES.index(stage), points_of(bench, stage) + 1, 14):
+    for at in range(3 + STAGES.index(stage), bench.points(stage) + 1, 14):
         killed_at(bench, stage, at, "power cut")
 
 
@@ -61,7 +49,7 @@ def test_killed_while_the_token_tables_are_made(bench: Bench) -> None:
 
     def one(at: int, way: Way) -> int:
         name = f"tables {at}"
-        folder, cache, journal = bench.case(name, "cpt"), bench.root / f"cache {at}", bench.root / "journal"
+        folder, cache, journal = bench.case(name, "cpt"), bench.root / f"cache {at}", bench.journal
         ended = bench.run(folder, "cpt", cache_at(cache), points(journal, at, way, (cache,)))
         ended.killed() if at else ended.finished()
         lines = journal.read_text().splitlines()

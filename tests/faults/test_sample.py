@@ -55,7 +55,7 @@ def test_one_fault_of_each_kind(tmp_path_factory: pytest.TempPathFactory, words_
 
 def at_a_point(bench: Bench, at: int, way: Way) -> None:
     folder = bench.case(f"{way} {at}", "sft")
-    ended = bench.run(folder, "sft", points(bench.root / "journal", at, way))
+    ended = bench.run(folder, "sft", points(bench.journal, at, way))
     if way == "ENOSPC":
         assert ended.code == 1 and "DiskSpaceError: Stage sft: the disk is full." in ended.log
     else:

@@ -11,8 +11,6 @@ from tests.faults.damage import one_bit
 from tests.faults.forked import Bench
 from tests.faults.moments import Arm, at_call, nothing, replaced
 from tests.faults.points import Way, points
-from tests.faults.test_damage import stopped_after_three
-from tests.faults.test_points import points_of
 
 STEP = "torch.optim:AdamW.step"
 
@@ -46,8 +44,8 @@ def kill_and_go_on(bench: Bench, name: str, killed: Sequence[Arm], again: Sequen
 
 
 def at_some_point(bench: Bench, way: Way, *off: Arm) -> None:
-    for at in range(20, points_of(bench, "sft") + 1, 9):
-        arms = [*off, points(bench.root / "journal", at, way)]
+    for at in range(20, bench.points("sft") + 1, 9):
+        arms = [*off, points(bench.journal, at, way)]
         kill_and_go_on(bench, f"{way} {at} {len(off)}", arms)
 
 
@@ -60,7 +58,7 @@ def without_rename(bench: Bench, *off: Arm) -> None:
 
 
 def without_manifest_check(bench: Bench, *off: Arm) -> None:
-    folder, checkpoints = stopped_after_three(bench, "sft", f"one bit {len(off)}")
+    folder, checkpoints = bench.after_three(f"one bit {len(off)}", "sft")
     one_bit(checkpoints / "step-3" / "optimizer.pt", folder)
     bench.ends_the_same(folder, "sft", *off, damaged=True)
 
