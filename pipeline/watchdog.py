@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -55,19 +54,20 @@ class Watchdog:
 
     def _watch(self) -> None:
         others = [rank for rank in range(self._ranks.size) if rank != self._ranks.rank]
-        seen = dict.fromkeys(others, (0, time.monotonic()))  # rank -> (its latest sign, when we saw it)
+        # Of each, its latest sign and our looks since. Looks, not seconds: a job that was suspended as a whole, and goes
+        # on an hour later, has nobody who stands still.
+        seen = dict.fromkeys(others, (0, 0))
         while not self._left.wait(_EVERY):
             with suppress(OSError):
                 os.utime(self._file(self._ranks.rank))  # takes no room, so a full disk says nothing
-            now = time.monotonic()
             for rank in others:
                 try:
                     sign = self._file(rank).stat().st_mtime_ns
                 except OSError:
                     continue  # it has left, or the disk is gone for all
-                if sign != seen[rank][0]:
-                    seen[rank] = sign, now
-                elif now - seen[rank][1] > self._patience:
+                latest, looks = seen[rank]
+                seen[rank] = (sign, looks + 1 if sign == latest else 0)
+                if seen[rank][1] * _EVERY > self._patience:
                     self._end(rank)
 
     def _end(self, rank: int) -> None:
