@@ -10,7 +10,7 @@ from pathlib import Path
 from posttrain.errors import CorruptArtifactError
 
 from .digests import digest_of, sha256_of
-from .durable import commit_folder, set_aside, verify_folder, write_json
+from .durable import commit_folder, remove_leftovers, set_aside, verify_folder, write_json
 
 _LARGE = 2**26  # bytes; what is read in a tenth of a second is read
 _SETTLED = 2.0  # seconds; a file that has just been written may change again within its clock's step
@@ -33,6 +33,7 @@ def keep_folder(folder: Path, fill: Callable[[Path], None]) -> bool:
     lock = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_leftovers(folder.parent, folder.name)
         missing = not _is_whole(folder)
         if missing:
             for name, entry in commit_folder(folder, fill)["files"].items():

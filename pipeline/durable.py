@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import CorruptArtifactError, DiskSpaceError
+from posttrain.errors import CorruptArtifactError, DiskError, DiskSpaceError
 
 from .digests import digest_of, sha256_of
 
 MANIFEST = "manifest.json"
 _FULL = ("No space left on device", "os error 28", "Disk quota exceeded")  # safetensors has no error number
+_BROKEN = {errno.EIO: "(os error 5)", errno.EROFS: "(os error 30)"}  # and what safetensors says
 _SHORT = ("iostream error", "inline_container", "PytorchStreamWriter")
 _ROOM = 64 << 20  # bytes; with less, a short file is a full disk
 
@@ -160,6 +161,12 @@ def digest_of_manifest(manifest: Mapping[str, Any]) -> str:
     return digest_of(sorted((name, entry["sha256"]) for name, entry in manifest["files"].items()))
 
 
+def sync_file(path: Path) -> None:
+    """Have what was appended to a file, if there is one, on the disk."""
+    if path.exists():
+        _sync_file(path)
+
+
 def set_aside(folder: Path) -> Path:
     """Rename a damaged folder so that no reader takes it again; nothing is deleted."""
     for attempt in range(1000):
@@ -172,20 +179,28 @@ def set_aside(folder: Path) -> Path:
     raise CorruptArtifactError(f"{folder} is damaged and could not be renamed.")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left half-written in `folder`; nothing committed has such a name."""
-    for path in folder.glob(".*.tmp"):
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what a killed process left half-written in `folder`, of all or of one name; nothing committed is so called."""
+    for path in folder.glob(f".{name}.*.tmp"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
 def named_disk_errors(target: Path) -> Iterator[None]:
-    """Turn "no space left" of any layer (OS, safetensors, torch) into a DiskSpaceError that names `target`."""
+    """Turn "no space left" of any layer (OS, safetensors, torch) into a DiskSpaceError that names `target`.
+
+    A disk that fails, or went read-only, is a DiskError.
+    """
     try:
         yield
-    except DiskSpaceError:
+    except DiskError:
         raise
     except Exception as error:
+        if (broken := _broken_disk(error)) is not None:
+            raise DiskError(
+                f"{broken.filename or target} cannot be written ({broken.strerror}). What was committed before is whole; "
+                "see to the disk and run the same command again to go on, or copy the run folder to another one."
+            ) from error
         if not is_disk_full(error, target):
             raise
         free = shutil.disk_usage(_existing_parent(target)).free
@@ -193,6 +208,20 @@ def named_disk_errors(target: Path) -> Iterator[None]:
             f"The disk is full while writing {target} ({free / 1e6:.0f} MB free). What was committed before is "
             "whole; free some space and run the same command again to go on."
         ) from error
+
+
+def _broken_disk(error: BaseException | None) -> OSError | None:
+    """What the disk said, of an error or one that caused it; None where it said nothing."""
+    for _ in range(10):
+        if isinstance(error, OSError) and error.errno in _BROKEN:
+            return error
+        for number, sign in _BROKEN.items():
+            if sign in str(error):
+                return OSError(number, os.strerror(number))
+        if error is None:
+            break
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_disk_full(error: BaseException | None, place: Path) -> bool:

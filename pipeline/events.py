@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .durable import read_json, write_bytes, write_json
+from posttrain.errors import CorruptArtifactError
+
+from .durable import read_json, sync_file, write_bytes, write_json
 from .memory_use import held_bytes
 from .progress import Display
 from .ranks import Ranks
@@ -36,7 +38,7 @@ class StageEvents:
         self._alarms_path = folder / ALARMS
         self._proofs_path = folder / PROOFS
         # A stage that was killed keeps what was proven before; step 1 comes once.
-        self.proofs: dict[str, float] = read_json(self._proofs_path) if self._proofs_path.exists() else {}
+        self.proofs = _read_proofs(self._proofs_path)
         self._display = display
         self._tracker = tracker
 
@@ -53,12 +55,20 @@ class StageEvents:
         self.proofs[name] = float(value)
         write_json(self._proofs_path, self.proofs)
 
-    def begin_steps(self, done: int, total: int) -> None:
-        """Training starts at step `done` of `total`; lines after it, from a killed attempt, are dropped."""
+    def begin_steps(self, done: int, total: int, every: int = 1) -> None:
+        """Training starts at step `done` of `total`; lines after it, from a killed attempt, are dropped.
+
+        every: steps from one line to the next. Lines that were lost are said: they cannot be made again.
+        """
         for path in (self._path, self._alarms_path):
-            kept = [line for line in read_metrics(path) if line["step"] <= done]
+            kept = [line for line in read_metrics(path) if line.get("step", math.inf) <= done]
             if path.exists():
                 write_bytes(path, "".join(_as_line(line) for line in kept).encode())
+        due, there = done // every, len(self.history())
+        if there < due:
+            self._display.note(
+                f"{self._path} was damaged: it has {there} of the {due} lines up to step {done}; the model is none the worse"
+            )
         self._display.begin_steps(done, total)
 
     def alarm(self, step: int, name: str, text: str) -> None:
@@ -93,6 +103,11 @@ class StageEvents:
             return _Nowhere()
         return cls(folder, display, tracker, memory=held_bytes, changed=changed)
 
+    def sync(self) -> None:
+        """Have on the disk what was written so far: a checkpoint must not outlive the lines of its steps."""
+        for path in (self._path, self._alarms_path):
+            sync_file(path)
+
     @staticmethod
     def _append(path: Path, line: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
@@ -114,7 +129,7 @@ class _Nowhere(StageEvents):
     def prove(self, name: str, value: float) -> None:
         self.proofs[name] = float(value)
 
-    def begin_steps(self, done: int, total: int) -> None:
+    def begin_steps(self, done: int, total: int, every: int = 1) -> None:
         pass
 
     def alarm(self, step: int, name: str, text: str) -> None:
@@ -129,16 +144,34 @@ class _Nowhere(StageEvents):
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         pass
 
+    def sync(self) -> None:
+        pass
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    """The lines of a metrics file; one that a kill cut short, or that is damaged, is left out."""
     lines = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            value = json.loads(line)
         except ValueError:
             continue
+        if isinstance(value, dict):
+            lines.append(value)
     return lines
+
+
+def _read_proofs(path: Path) -> dict[str, float]:
+    """Raises CorruptArtifactError for a file that is damaged: what it proved is not taken again."""
+    if not path.exists():
+        return {}
+    try:
+        return {str(name): float(value) for name, value in read_json(path).items()}
+    except (CorruptArtifactError, AttributeError, TypeError, ValueError) as error:
+        raise CorruptArtifactError(
+            f"{path} is damaged; delete it to go on without what was proven before training, or delete {path.parent} to "
+            "train the stage again."
+        ) from error
 
 
 def _as_line(values: Mapping[str, Any]) -> str:

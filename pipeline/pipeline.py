@@ -24,7 +24,7 @@ from .base_models import check_base, look_at
 from .checks import check_chain, check_heads
 from .digests import digest_of
 from .disk import check_disk
-from .durable import read_sealed, remove_leftovers, write_sealed
+from .durable import named_disk_errors, read_sealed, remove_leftovers, write_sealed
 from .events import StageEvents
 from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
@@ -42,6 +42,7 @@ from .secrets import without_secrets
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan, made_by
 from .tracking import check_tracker, start_tracker
+from .watchdog import ALIVE, Watchdog
 from .watching import Watch
 
 _ASKED = 6  # prompts that every later stage is asked, too
@@ -143,7 +144,9 @@ class Pipeline:
         ranks.connect()
         with (
             run_lock(self.run_dir) if ranks.main else nullcontext(),
+            Watchdog(ranks, self.run_dir),
             self._launched(ranks, started),
+            named_disk_errors(self.run_dir),
             StopRequest(ranks) as stop,
             Display([s.title for s in self.stages], shown=ranks.main) as display,
         ):
@@ -219,6 +222,7 @@ class Pipeline:
         record = StageRecord.read(folder, self.run_dir)
         if record is not None:
             record.verify()
+            remove_checkpoints(folder)  # a kill may have come between the record and this
         return record
 
     def _run_stage(
@@ -317,7 +321,7 @@ class Pipeline:
         if not self.run_dir.is_dir():
             raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
         if not (self.run_dir / RUN_FILE).exists():
-            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE, OUTPUT_FILE)
+            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE, OUTPUT_FILE, ALIVE)
             foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
             foreign = [name for name in foreign if not name.endswith(".tmp")]
             if foreign:

@@ -37,7 +37,8 @@ PosttrainError
 │   └── ForgettingError                 the model moved further from its input than `max_forgetting` allows
 ├── NotEnoughMemoryError (MemoryError)  a stage would need more memory than there is; found before weights are loaded
 ├── ProcessDiedError                    a process that helped to prepare data ended before its work was done
-├── DiskSpaceError (OSError)            the disk is full, or would be
+├── DiskError (OSError)                 the disk fails, or takes nothing any more
+│   └── DiskSpaceError                  it is full, or would be
 ├── CommandError                        a command that the page ran as another process gave no answer; its last words
 └── RunInterrupted (SystemExit)         SIGTERM or Ctrl-C: state saved, exit code 75, run again to go on
 
@@ -196,7 +197,11 @@ class ProcessDiedError(PosttrainError):
     """A process that helped to prepare data ended before its work was done."""
 
 
-class DiskSpaceError(PosttrainError, OSError):
+class DiskError(PosttrainError, OSError):
+    """The disk fails, or takes nothing any more."""
+
+
+class DiskSpaceError(DiskError):
     """The disk is full, or would be."""
 
 

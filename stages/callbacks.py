@@ -33,7 +33,7 @@ class Metrics(TrainerCallback):
         self._time = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.events.begin_steps(state.global_step, state.max_steps)
+        self.events.begin_steps(state.global_step, state.max_steps, state.logging_steps)
         self._time = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
@@ -53,6 +53,9 @@ class Metrics(TrainerCallback):
             )
         if self._first_loss is not None and state.global_step == 1:
             self.events.prove("first_loss", prove_first_loss(numbers["loss"], self._first_loss))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.events.sync()
 
     def numbers(self, logs: Mapping[str, float]) -> Mapping[str, float]:
         """What of a step is written down."""

@@ -111,6 +111,7 @@ class PPOSession:
     def _save(self, parameters: Mapping[str, Any]) -> None:
         folder = self._context.folder
         if self._context.ranks.main:
+            self._context.events.sync()
             save_state(folder / "checkpoints", folder / "scratch", self._progress, parameters,
                        self._updater.optimizer, self.hooks)  # fmt: skip
 

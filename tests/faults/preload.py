@@ -1,23 +1,34 @@
-"""What the fork server imports before it forks: everything that a stage needs, and no tensor work."""
+"""What the fork server does before it forks: it imports and makes once whatever every case would pay for again."""
 
+import os
+import shutil
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings("ignore")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.dont_write_bytecode = True  # or a late import would write a file in one case and not in the next
 
-import datasets  # noqa: E402
-import peft  # noqa: E402
-import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
-from trl import DPOTrainer, RewardTrainer, SFTTrainer  # noqa: E402
+import torch  # noqa: E402
 
-import posttrain.stages.callbacks  # noqa: E402
-from posttrain.stages.forgetting import limits  # noqa: E402
-from tests.conftest import SMALL_FORGETTING  # noqa: E402
+import posttrain.stages.samples  # noqa: E402
+from posttrain.stages.training_stage import TrainingStage  # noqa: E402
+from tests.faults.chain import Chain  # noqa: E402
+from tests.stages.small_models import llama  # noqa: E402
 
-for name, value in SMALL_FORGETTING.items():  # no fixture reaches a process of its own
-    setattr(limits, name, value)
+posttrain.stages.samples._NEW_TOKENS = 8
+TrainingStage.checks_forgetting = False  # it writes nothing, and takes a quarter of a second
+torch.set_num_threads(1)  # a pool of threads would not survive the fork
 
-LOADED = (
-    datasets, peft, transformers, posttrain, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer,
-    DPOTrainer, RewardTrainer, SFTTrainer,
-)  # fmt: skip
+with tempfile.TemporaryDirectory() as folder:
+    model, run = Path(folder) / "model", Path(folder) / "run"
+    model.mkdir()
+    os.environ["POSTTRAIN_CACHE"] = f"{folder}/cache"
+    chain = Chain(llama(model), Path(folder) / "cache")
+    chain.pipeline(run, "reward_model").run()
+    shutil.copytree(run, f"{run} 2")
+    chain.pipeline(run, "dpo").run()
+    chain.pipeline(Path(f"{run} 2"), "ppo").run()
+    del os.environ["POSTTRAIN_CACHE"]

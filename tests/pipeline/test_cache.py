@@ -30,6 +30,14 @@ def test_many_processes_make_a_folder_once(tmp_path: Path) -> None:
     assert log.read_text() == "made\n" * 5
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    for name in (".entry.123.tmp", ".another.123.tmp"):
+        (tmp_path / name).mkdir()
+    make(str(tmp_path / "entry"), str(tmp_path / "log"))
+    assert not (tmp_path / ".entry.123.tmp").exists()
+    assert (tmp_path / ".another.123.tmp").exists()  # somebody may be making it
+
+
 def test_a_damaged_folder_is_put_aside_and_made_again(tmp_path: Path) -> None:
     folder, log = tmp_path / "entry", tmp_path / "log"
     make(str(folder), str(log))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.errors import CorruptArtifactError, DiskSpaceError
+from posttrain.errors import CorruptArtifactError, DiskError, DiskSpaceError
 from posttrain.pipeline import durable
 
 
@@ -94,6 +94,21 @@ def test_a_full_disk_is_named_whichever_layer_says_so(tmp_path: Path, error: Exc
     with pytest.raises(DiskSpaceError, match="free some space and run the same command again"):
         durable.commit_folder(tmp_path / "x", full)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, "Read-only file system"),
+        RuntimeError("I/O error: Input/output error (os error 5)"),
+    ],
+)
+def test_a_disk_that_fails_is_named_whichever_layer_says_so(tmp_path: Path, error: Exception) -> None:
+    def broken(folder: Path) -> None:
+        raise error
+
+    with pytest.raises(DiskError, match=r"cannot be written \((Read-only file system|Input/output error)\)"):
+        durable.commit_folder(tmp_path / "x", broken)
 
 
 def test_a_damaged_folder_is_set_aside_not_deleted(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the launcher asks for is looked at before anything is written."""
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from posttrain import SFT, Pipeline
 from posttrain.errors import LaunchError, SettingError
 from posttrain.pipeline.interrupt import StopRequest
 from posttrain.pipeline.ranks import Ranks
+from posttrain.pipeline.watchdog import Watchdog
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,28 @@ def test_a_signal_that_the_launcher_hands_on_again_counts_once(monkeypatch: pyte
             signal.raise_signal(signal.SIGINT)
         assert ended == ends
         assert ends or stop.requested == "SIGTERM"
+
+
+def test_a_rank_without_a_sign_of_life_ends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first rank gave its sign and never another; the third left, which is no reason to end."""
+    monkeypatch.setattr(Ranks, "barrier", lambda self: None)
+    monkeypatch.setattr("posttrain.pipeline.watchdog._EVERY", 0.01)
+    monkeypatch.setenv("POSTTRAIN_WATCHDOG", "0.2")
+    ended: list[int] = []
+    done = threading.Event()
+
+    def end(self: Watchdog, rank: int) -> None:
+        ended.append(rank)
+        done.set()
+
+    monkeypatch.setattr(Watchdog, "_end", end)
+    (tmp_path / ".alive").mkdir()
+    for rank in (0, 2):
+        (tmp_path / ".alive" / str(rank)).touch()
+    with Watchdog(Ranks(1, 3), tmp_path):
+        (tmp_path / ".alive" / "2").unlink()
+        assert done.wait(20)
+    assert set(ended) == {0}
+    assert [path.name for path in (tmp_path / ".alive").iterdir()] == ["0"]

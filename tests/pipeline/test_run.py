@@ -116,6 +116,15 @@ def test_going_back_to_earlier_settings_trains_nothing(tmp_path: Path) -> None:
     assert ran() == []
 
 
+def test_checkpoints_that_outlived_their_stage_are_removed(tmp_path: Path) -> None:
+    """A kill may come between a stage's record and the removal of what it needs no more."""
+    record = pipeline(tmp_path, "a").run()["s1"]
+    for name in ("checkpoints", "scratch"):
+        (record.folder / name / "step-1").mkdir(parents=True)
+    pipeline(tmp_path, "a").run()
+    assert not {path.name for path in record.folder.iterdir()} & {"checkpoints", "scratch"}
+
+
 def test_what_was_finished_survives_a_failure(tmp_path: Path) -> None:
     stages = [Write("a", name="s1"), Write("b", name="s2", fails=True)]
     with pytest.raises(RuntimeError):

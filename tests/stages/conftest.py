@@ -6,38 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.stages.small_models import bert, t5
-from tests.stages.words import SPECIAL, TEMPLATE, WORDS
+from tests.stages.small_models import bert, llama, t5
+from tests.stages.words import WORDS
 
 
 @pytest.fixture(scope="session")
 def words_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a random Llama with 25 tokens: an untrained policy says any word with the same probability."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    names = {name: i for i, name in enumerate([*SPECIAL, *WORDS])}
-    raw = Tokenizer(models.WordLevel(names, unk_token="<|unk|>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unk|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>"], chat_template=TEMPLATE,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("words")
-    config = LlamaConfig(
-        vocab_size=len(names), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.lm_head.weight.data *= (
-        10  # it stays frozen under adapters: as drawn, no state could make one word certain
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return llama(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""Random encoders and encoder-decoders of a few thousand parameters over the words of `words.py`, in folders."""
+"""Random decoders, encoders and encoder-decoders of a few thousand parameters over the words of `words.py`, in folders."""
 
 from pathlib import Path
 from typing import Any
 
-from tests.stages.words import WORDS
+from tests.stages.words import SPECIAL, TEMPLATE, WORDS
 
 PIECES = [
     "##s",
@@ -32,6 +32,32 @@ def tokenizer_of(before: list[str], behind: list[str], **names: str) -> Any:
         single=[*before, "$A", *behind], special_tokens=[(one, vocabulary[one]) for one in (*before, *behind)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+
+
+def llama(folder: Path) -> Path:
+    """A chat model with a token per word: a stage of it takes a second."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    names = {name: i for i, name in enumerate([*SPECIAL, *WORDS])}
+    raw = Tokenizer(models.WordLevel(names, unk_token="<|unk|>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unk|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"], chat_template=TEMPLATE,
+    )  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(names), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.lm_head.weight.data *= 10  # frozen under adapters: as drawn, no state could make one word certain
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def bert(folder: Path, kind: str = "BertForMaskedLM", **settings: Any) -> Path:
