@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,14 +72,27 @@ def test_quickstart_trains_on_the_assistants_turns_alone(tmp_path: Path) -> None
 def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     """A critic of its own trains an adapter and a head beside the policy's adapter; a shared one has no adapter."""
     made = rlhf(model="tiny-random", run_dir=str(tmp_path / "run"))
-    *before, ppo = made.stages
+    *before, ppo, _ = made.stages
     own = Pipeline([*before, replace(ppo, critic="adapter")], model="tiny-random", run_dir=tmp_path / "own")  # type: ignore[call-arg]
-    sft, reward_model, shared = made.plan()
+    sft, reward_model, shared, _ = made.plan()
     apart = own.plan()[2]
     assert sft is not None and reward_model is not None and shared is not None and apart is not None
     assert (shared.rows, shared.steps) == (120, 16)
     assert apart.trainable_parameters == sft.trainable_parameters + reward_model.trainable_parameters
     assert shared.trainable_parameters == sft.trainable_parameters + 128  # the value head
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_rlhf_by_another_way_differs_in_one_stage(tmp_path: Path, method: Any) -> None:
+    with_ppo = rlhf(model="tiny-random", run_dir=str(tmp_path / "run"))
+    other = rlhf(model="tiny-random", run_dir=str(tmp_path / "other"), method=method)
+    assert [type(stage).__name__ for stage in other.stages] == [
+        "SFT",
+        "RewardModel",
+        method.upper(),
+        "Evaluate",
+    ]
+    assert [a == b for a, b in zip(with_ppo.stages, other.stages, strict=True)] == [True, True, False, True]
 
 
 @pytest.mark.slow
