@@ -71,6 +71,7 @@ AUDITS = {
     "nothing is known": ("echo 'No known vulnerabilities found' >&2", 0, "pip-audit knows no hole"),
     "something is known": ("echo 'Found 2 known vulnerabilities in 1 package' >&2; exit 1", 1, "Found 2 known"),
     "no database": ("echo 'ERROR:pip_audit._cli:connection refused' >&2; exit 1", 0, "not audited: pip-audit reaches no"),
+    "a mirror without one": ("echo 'Jinja2 Dependency not found on PyPI and could not be audited: jinja2 (3.1.2)'", 0, "not audited: pip-audit reaches no"),
     "no pip-audit": (None, 0, "not audited: pip-audit is not installed"),
 }  # fmt: skip
 
