@@ -28,7 +28,7 @@ def killed_at(bench: Bench, stage: str, at: int, way: Way) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_every_point(bench: Bench, stage: str, part: int) -> None:
-    count = bench.points(stage)
+    count = len(bench.points(stage))
     assert count > 60
     places = range(1 + STAGES.index(stage) % EVERY[stage], count + 1, EVERY[stage])
     for at in places[part::PARTS]:
@@ -39,7 +39,7 @@ def test_killed_at_every_point(bench: Bench, stage: str, part: int) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_power_goes_at_a_point(bench: Bench, stage: str) -> None:
     """What no fsync has reached is lost with it."""
-    for at in range(3 + STAGES.index(stage), bench.points(stage) + 1, 14):
+    for at in range(3 + STAGES.index(stage), len(bench.points(stage)) + 1, 14):
         killed_at(bench, stage, at, "power cut")
 
 
