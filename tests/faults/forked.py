@@ -51,7 +51,7 @@ class Bench:
     chain: Chain
     expected: dict[str, dict[str, str]] = field(default_factory=dict)  # by the last stage
     started: dict[str, Path] = field(default_factory=dict)  # by stage: a folder with those before it finished
-    counted: dict[str, int] = field(default_factory=dict)  # by stage: persistence points
+    counted: dict[str, list[str]] = field(default_factory=dict)  # by stage: persistence points
 
     @classmethod
     def make(cls, root: Path, chain: Chain, stages: Sequence[str] = STAGES) -> "Bench":
@@ -86,13 +86,13 @@ class Bench:
         assert sorted(path.name for path in checkpoints.iterdir()) == ["step-2", "step-3"]
         return folder, checkpoints
 
-    def points(self, stage: str) -> int:
-        """How many persistence points a run of the stage passes."""
+    def points(self, stage: str) -> Sequence[str]:
+        """What a run of the stage does at its persistence points, such as "fsync"."""
         if stage not in self.counted:
             folder = self.case(f"count {stage}", stage)
             self.run(folder, stage, points(self.journal)).finished()
             self.is_the_same(folder, stage)  # the counting changes nothing
-            self.counted[stage] = len(self.journal.read_text().splitlines())
+            self.counted[stage] = [line.split()[1] for line in self.journal.read_text().splitlines()]
             self.drop(folder)
         return self.counted[stage]
 

@@ -24,9 +24,11 @@ SAID: dict[Way, str] = {
 @pytest.mark.parametrize("way", list(SAID))
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_error_from_some_point_on(bench: Bench, stage: str, way: Way) -> None:
-    count, failed = bench.points(stage), 0
+    # What is cleared away may stay where it is: such an error stops nothing.
+    places = [at for at, what in enumerate(bench.points(stage), 1) if what not in ("os.remove", "os.rmdir")]
+    failed = 0
     for sample in range(SAMPLES):
-        at = 1 + (2 * sample + 1) * (count - 1) // (2 * SAMPLES) + len(way) + STAGES.index(stage)
+        at = places[(2 * sample + 1) * len(places) // (2 * SAMPLES) + len(way) + STAGES.index(stage)]
         folder = bench.case(f"{stage} {way} {at}", stage)
         ended = bench.run(folder, stage, points(bench.journal, at, way))
         if ended.code:
@@ -35,7 +37,7 @@ def test_an_error_from_some_point_on(bench: Bench, stage: str, way: Way) -> None
             assert "run the same command again to go on" in last_words(ended)
         bench.ends_the_same(folder, stage)
         bench.drop(folder)
-    assert failed >= SAMPLES // 2  # what is only cleared away, or only tells, stops nothing
+    assert failed >= SAMPLES - 1  # a report that cannot be written stops nothing
 
 
 def last_words(ended: Ended) -> str:

@@ -1,4 +1,4 @@
-"""A case of each kind for every run of the tests; the whole suite is marked slow and runs in CI."""
+"""A few cases for every run of the tests (a full disk: test_disk_full.py); the whole suite is slow and runs in CI."""
 
 import shutil
 import signal
@@ -22,7 +22,6 @@ def test_one_fault_of_each_kind(tmp_path_factory: pytest.TempPathFactory, words_
     bench = Bench.make(root / "runs", Chain(words_model, root / "cache"), ("cpt", "sft"))
     at_a_point(bench, 120, "kill")
     at_a_point(bench, 200, "power cut")
-    at_a_point(bench, 160, "ENOSPC")
 
     folder = bench.case("step", "sft")
     bench.run(folder, "sft", at_call(STEP, 3)).killed()
@@ -55,9 +54,5 @@ def test_one_fault_of_each_kind(tmp_path_factory: pytest.TempPathFactory, words_
 
 def at_a_point(bench: Bench, at: int, way: Way) -> None:
     folder = bench.case(f"{way} {at}", "sft")
-    ended = bench.run(folder, "sft", points(bench.journal, at, way))
-    if way == "ENOSPC":
-        assert ended.code == 1 and "DiskSpaceError: Stage sft: the disk is full." in ended.log
-    else:
-        ended.killed()
+    bench.run(folder, "sft", points(bench.journal, at, way)).killed()
     bench.ends_the_same(folder, "sft")

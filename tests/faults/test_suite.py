@@ -44,7 +44,7 @@ def kill_and_go_on(bench: Bench, name: str, killed: Sequence[Arm], again: Sequen
 
 
 def at_some_point(bench: Bench, way: Way, *off: Arm) -> None:
-    for at in range(20, bench.points("sft") + 1, 9):
+    for at in range(20, len(bench.points("sft")) + 1, 16):
         arms = [*off, points(bench.journal, at, way)]
         kill_and_go_on(bench, f"{way} {at} {len(off)}", arms)
 
