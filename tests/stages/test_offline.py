@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _RUN = """
 import socket, sys
 asked = []
@@ -24,6 +26,7 @@ print("ASKED", asked)
 """
 
 
+@pytest.mark.slow
 def test_a_run_asks_the_network_for_nothing(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     hidden = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "TRANSFORMERS_OFFLINE")

@@ -101,8 +101,10 @@ def adapters(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("chain", "launcher"),
     [
-        ("ppo", TORCHRUN),
-        *[pytest.param(chain, TORCHRUN, marks=pytest.mark.slow) for chain in ("groups", "chain", "labels")],
+        *[
+            pytest.param(chain, TORCHRUN, marks=pytest.mark.slow)
+            for chain in ("ppo", "groups", "chain", "labels")
+        ],
         pytest.param("quickstart", ACCELERATE, marks=pytest.mark.slow),
     ],
 )

@@ -222,7 +222,8 @@ def test_the_plan_tells_its_parts(tiny: Callable[..., Pipeline], rows: Rows, cap
 
 def test_the_critic_is_counted_with_the_policy() -> None:
     alone, both = (sizes_of(PPO(LoRA(r=16), critic=critic), "1B") for critic in ("shared", "adapter"))
-    assert both.beside == both.trainable - alone.trainable > 0
+    assert alone.beside == alone.hidden  # the value head
+    assert both.beside - alone.beside == both.trainable - alone.trainable > 0
 
 
 @pytest.mark.parametrize("strategy", [PrefixTuning(), LoRA(init="pissa")], ids=["prefix", "pissa"])

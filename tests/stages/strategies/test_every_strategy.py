@@ -72,7 +72,7 @@ STRATEGIES: dict[str, tuple[Any, float, int]] = {
     "p-tuning": (PTuning(tokens=8), 3e-3, 0),
 }
 # One of each mechanism; the others run with the slow tests.
-QUICK = ("full", "lora", "pissa", "qlora", "adalora", "ia3", "adapter", "p-tuning")
+QUICK = ("lora", "pissa", "qlora", "ia3", "adapter", "p-tuning")
 
 
 def each(names: Iterable[str]) -> Any:

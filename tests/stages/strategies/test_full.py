@@ -105,7 +105,7 @@ def test_when_what_is_unfrozen(strategy: GradualUnfreeze, layers: int, expected:
 
 @pytest.mark.parametrize(
     "strategy",
-    [GradualUnfreeze(every_steps=3), pytest.param(Full(llrd=0.9), marks=pytest.mark.slow)],
+    [pytest.param(one, marks=pytest.mark.slow) for one in (GradualUnfreeze(every_steps=3), Full(llrd=0.9))],
     ids=["gradual", "llrd"],
 )
 def test_stopped_and_resumed_it_is_the_same(
