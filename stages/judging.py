@@ -168,9 +168,10 @@ def _together(rows: _Rows) -> Answered:
 
 def _scores(judge: ModelRef | RewardFunction, answered: Answered) -> list[float]:
     from ..pipeline.base_models import shared_tokenizer
-    from .online.judges import scores_of_texts
+    from .online.judges import scores_of_texts, was_trained_here
     from .online.rewards import call_function
 
     if not isinstance(judge, ModelRef):
         return call_function(judge, answered)
-    return scores_of_texts(judge.load_model(), shared_tokenizer(judge.find().folder), answered)
+    model, tokenizer = judge.load_model(), shared_tokenizer(judge.find().folder)
+    return scores_of_texts(model, tokenizer, answered, at_end=was_trained_here(judge))

@@ -103,7 +103,7 @@ class Judges:
         self._stops, self._end = frozenset(stops), () if end_id is None else (end_id,)
         for name, reference in self._other_refs.items():
             model = reference.load_model(device=roles.policy.device).requires_grad_(False)
-            self._others[name] = model, shared_tokenizer(reference.find().folder)
+            self._others[name] = model, shared_tokenizer(reference.find().folder), reference
 
     def score(self, answered: Answered) -> tuple[list[float], dict[str, list[float]]]:
         """(weighted sums, each reward's own numbers by name) of the answers.
@@ -113,8 +113,8 @@ class Judges:
         parts = {name: call_function(function, answered) for name, function in self._functions.items()}
         if self.adapter is not None:
             parts[self._adapter_name] = self._shared_scores(answered)
-        for name, (model, tokenizer) in self._others.items():
-            parts[name] = scores_of_texts(model, tokenizer, answered)
+        for name, (model, tokenizer, reference) in self._others.items():
+            parts[name] = scores_of_texts(model, tokenizer, answered, at_end=was_trained_here(reference))
         for name, values in parts.items():
             if any(value != value or abs(value) == float("inf") for value in values):
                 raise RewardError(f"The reward {name} gave NaN or infinity; look at its model.")
@@ -144,8 +144,12 @@ class Judges:
         return out
 
 
-def scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[float]:
-    """A model of its own reads the texts, in its own template and tokens."""
+def scores_of_texts(model: Any, tokenizer: Any, answered: Answered, *, at_end: bool) -> list[float]:
+    """A model of its own reads the texts, in its own template and tokens.
+
+    at_end: up to the end token of the answer, as our RewardModel trains; else all that the template writes, which may
+    be a line break more, as TRL trains on dialogues.
+    """
     rows = []
     for prompt, completion in zip(answered.prompts, answered.completions, strict=True):
         if tokenizer.chat_template:
@@ -155,9 +159,25 @@ def scores_of_texts(model: Any, tokenizer: Any, answered: Answered) -> list[floa
         else:
             asked = prompt if isinstance(prompt, str) else "\n".join(turn["content"] for turn in prompt)
             text = asked + completion
-        rows.append(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+        ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+        rows.append(_up_to_last(tokenizer.eos_token_id, ids) if at_end else ids)
     with torch.no_grad():
         return scores_of(model, rows, tokenizer.pad_token_id)
+
+
+def _up_to_last(token: int | None, ids: list[int]) -> list[int]:
+    """The ids up to the last such token; all of them where there is none."""
+    return ids[: len(ids) - ids[::-1].index(token)] if token in ids else ids
+
+
+def was_trained_here(reward: ModelRef) -> bool:
+    """Whether a RewardModel stage made it."""
+    return (_made_in(reward) / STAGE_FILE).exists()
+
+
+def _made_in(reward: ModelRef) -> Path:
+    """The stage's folder, of a model that a stage made."""
+    return (reward.adapters[-1].folder if reward.adapters else Path(reward.base)).parent
 
 
 def _check_same_base(stage: OnlineStage, reward: ModelRef, policy: ModelRef) -> None:
@@ -176,10 +196,9 @@ def _shares_a_base(reward: ModelRef) -> bool:
 
 def _held_out_accuracy(model: ModelRef) -> float | None:
     """What the stage that made the reward model measured; None where nobody did."""
-    folder = model.adapters[-1].folder if model.adapters else Path(model.base)
-    if not (folder.parent / STAGE_FILE).exists():
+    if not was_trained_here(model):
         return None
-    value = read_sealed(folder.parent / STAGE_FILE)["metrics"].get("accuracy_after")
+    value = read_sealed(_made_in(model) / STAGE_FILE)["metrics"].get("accuracy_after")
     return None if value is None else float(value)
 
 
