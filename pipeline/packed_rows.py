@@ -22,8 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "posttrain_rows"
 _SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
-_NEEDS_ITS_ROWS = ("position_ids", "past_key_values", "inputs_embeds", "output_attentions", "output_hidden_states",
-                   "output_router_logits")  # fmt: skip
+_OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
+_INPUTS = ("position_ids", "past_key_values", "inputs_embeds")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,14 @@ def _pack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     given = {**({"input_ids": args[0]} if args else {}), **kwargs}
     ids, cache = given.get("input_ids"), given.get("use_cache")
     cached = cache or (cache is None and decoder.config.use_cache and not torch.is_grad_enabled())
-    if len(args) > 1 or ids is None or cached or any(given.get(name) is not None for name in _NEEDS_ITS_ROWS):
+    asked = any(given.get(name, getattr(decoder.config, name, False)) for name in _OUTPUTS)
+    if (
+        len(args) > 1
+        or ids is None
+        or cached
+        or asked
+        or any(given.get(name) is not None for name in _INPUTS)
+    ):
         return None
     packing = packing_of(ids, given.get("attention_mask"), share=not _drops(decoder))
     if packing is None:

@@ -118,6 +118,9 @@ def test_a_window_hides_what_is_far_behind() -> None:
         pytest.param(lambda ids, mask: {"input_ids": ids, "attention_mask": mask.flip(1)}, id="padding on the left"),
         pytest.param(lambda ids, mask: {"input_ids": ids, "attention_mask": mask, "use_cache": True}, id="a cache"),
         pytest.param(lambda ids, mask: {"input_ids": ids[:1, :10]}, id="nothing to leave out"),
+        pytest.param(
+            lambda ids, mask: {"input_ids": ids, "attention_mask": mask, "output_hidden_states": True}, id="every state"
+        ),
     ],
 )  # fmt: skip
 def test_other_batches_are_computed_as_before(
