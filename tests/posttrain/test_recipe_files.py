@@ -114,7 +114,8 @@ def test_a_packaged_reward_is_known_by_its_name() -> None:
     assert found.stages[0].reward is accuracy_reward  # type: ignore[attr-defined]
 
 
-def test_changes_from_the_command_line() -> None:
+def test_changes_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no demo has left a run of that name
     text = (RECIPES / "quickstart.yaml").read_text()
     found = of(text, "model=tiny-random", "seed=7", "sft.max_steps=3", "ppo.strategy.Full.llrd=0.9",
                "cpt.trainer_args.warmup_steps=1", "reward_model.name=judge", "strategy.LoRA.alpha=8")  # fmt: skip
