@@ -1,7 +1,7 @@
 """Much of everything: data rows, metric lines, stages in one folder, requests. Memory stays bounded, nothing is lost.
 
     python benchmarks/load.py                                  # about 15 minutes on 2 cores
-    python benchmarks/load.py --scale 0.01 --results /tmp/a.json
+    python benchmarks/load.py --scale 0.01 --results small.json
     python benchmarks/load.py --only requests
     python benchmarks/data_prep.py --stream 5                  # a file of 5 GB has a benchmark of its own
 
@@ -53,24 +53,7 @@ def rows(count: int, folder: Path) -> Found:
     from posttrain.stages.token_tables import Request, load_tables
 
     path, draw, bad = folder / "rows.jsonl", random.Random(0), 0
-    words = [
-        "the",
-        "quick",
-        "brown",
-        "fox",
-        "jumps",
-        "over",
-        "a",
-        "lazy",
-        "dog",
-        "while",
-        "green",
-        "boats",
-        "drift",
-        "along",
-        "quiet",
-        "banks",
-    ]
+    words = "the quick brown fox jumps over a lazy dog while green boats drift along quiet banks".split()
     with path.open("w") as file:
         for number in range(count):
             said = " ".join(draw.choices(words, k=8))

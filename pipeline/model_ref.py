@@ -179,11 +179,11 @@ def load_base(base: Base, dtype: Any, device: Any) -> Any:
     """The model of a base, from safetensors only."""
     import torch
 
+    from .packed_rows import pack_rows
+
     on_gpu = torch.cuda.is_available()
     device = device or ("cuda" if on_gpu else "cpu")
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
-    from .packed_rows import pack_rows
-
     with code_refused(base.folder):
         model = auto_class(base.config).from_pretrained(
             base.folder, dtype=dtype, use_safetensors=True, local_files_only=True,

@@ -89,7 +89,7 @@ def packing_of(ids_BL: Tensor, mask_BL: Tensor | None, *, share: bool) -> Packin
     seen: tuple[tuple[int, int], ...] = ()
     for i in order:
         row = rows[i]
-        shared = _in_common(before, row) if share else 0
+        shared = in_common(before, row) if share else 0
         shared = shared if shared >= _SHORTEST_SHARED else 0
         begin, end = len(ids), len(ids) + len(row) - shared
         seen = _first(seen, shared)
@@ -108,7 +108,7 @@ def packing_of(ids_BL: Tensor, mask_BL: Tensor | None, *, share: bool) -> Packin
     )
 
 
-def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+def in_common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     for i, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:

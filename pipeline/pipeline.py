@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import (
-    CorruptArtifactError,
     GateError,
-    OtherPipelineError,
     PipelineError,
     RunFolderError,
 )
@@ -28,7 +26,7 @@ from .durable import named_disk_errors, read_sealed, remove_leftovers, write_sea
 from .events import StageEvents
 from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
-from .launch import LAUNCH_FILE, Started, launched
+from .launch import Started, launched
 from .lock import run_lock
 from .memory_use import PeakMemory
 from .model_folder import KINDS
@@ -37,12 +35,13 @@ from .printing import print_plan, print_settings
 from .progress import Display
 from .quiet import quiet_libraries
 from .ranks import Ranks
-from .run import OUTPUT_FILE, REPORT_FILE, RUN_FILE, Run, StageRecord, remove_checkpoints
+from .run import RUN_FILE, Run, StageRecord, remove_checkpoints
+from .run_dir import check_run_dir
 from .secrets import without_secrets
 from .settings import as_plain, refuse_unknown
 from .stage import Stage, StageContext, StagePlan, made_by
 from .tracking import check_tracker, start_tracker
-from .watchdog import ALIVE, Watchdog
+from .watchdog import Watchdog
 from .watching import Watch
 
 _ASKED = 6  # prompts that every later stage is asked, too
@@ -317,34 +316,7 @@ class Pipeline:
         return Path("runs").resolve() / f"{names[:60]}-{digest_of(written)[:8]}"
 
     def _check_run_dir(self) -> None:
-        """Refuse a folder that is no run folder, or that another pipeline made."""
-        if not self.run_dir.is_dir():
-            raise RunFolderError(f"run_dir {self.run_dir} is a file; give a folder.")
-        if not (self.run_dir / RUN_FILE).exists():
-            known = (".lock", "stages", LAUNCH_FILE, REPORT_FILE, OUTPUT_FILE, ALIVE)
-            foreign = [path.name for path in self.run_dir.iterdir() if path.name not in known]
-            foreign = [name for name in foreign if not name.endswith(".tmp")]
-            if foreign:
-                raise RunFolderError(
-                    f"run_dir {self.run_dir} is no run folder and not empty (it has {sorted(foreign)[0]}); "
-                    "choose another."
-                )
-            return
-        try:
-            kept = read_sealed(self.run_dir / RUN_FILE)
-        except CorruptArtifactError as error:
-            raise CorruptArtifactError(
-                f"{error} Delete it to rebuild it from the finished stages."
-            ) from error
-        mine, theirs = [stage.title for stage in self.stages], [str(name) for name in kept["pipeline"]]
-        if (
-            not (_is_subsequence(mine, theirs) or _is_subsequence(theirs, mine))
-            or kept["model"] != self._model_name()
-        ):
-            raise OtherPipelineError(
-                f"{self.run_dir} holds another pipeline ({' -> '.join(theirs)} on {kept['model']}); this one is "
-                f"{' -> '.join(mine)} on {self._model_name()}. Choose another run_dir."
-            )
+        check_run_dir(self.run_dir, [stage.title for stage in self.stages], self._model_name())
 
     def _model_name(self) -> str:
         return self.model.fingerprint if isinstance(self.model, ModelRef) else str(self.model)
@@ -394,11 +366,6 @@ def _version(package: str) -> str:
         ]  # the build (+cpu, +cu130) is the machine's, not the result's
     except PackageNotFoundError:
         return "uninstalled"
-
-
-def _is_subsequence(short: Sequence[str], long: Sequence[str]) -> bool:
-    rest = iter(long)
-    return all(name in rest for name in short)
 
 
 def _headline(record: StageRecord) -> str:

@@ -173,6 +173,12 @@ class Run:
         """The newest tagger of tokens, or None."""
         return self._latest("token_classifier")
 
+    @property
+    def language_models(self) -> dict[str, StageRecord]:
+        """The stages that made a causal language model, by their names, whether the chain went on from it or not."""
+        made = ((name, record.models.get("policy")) for name, record in self.stages.items())
+        return {name: self.stages[name] for name, model in made if model and model.head == "causal_lm"}
+
     def _latest(self, role: str) -> ModelRef | None:
         made = [
             one.models[role] for one in self.stages.values() if role in one.models and not one.rolled_back

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from posttrain.errors import SettingError
+
 from .ranks import Ranks
 
 ALIVE = ".alive"  # the folder of these files
@@ -29,7 +31,7 @@ class Watchdog:
 
     def __init__(self, ranks: Ranks, folder: Path) -> None:
         self._ranks, self._folder = ranks, folder / ALIVE
-        self._patience = float(os.environ.get(_PATIENCE_VARIABLE, _PATIENCE))
+        self._patience = _patience()
         self._left = threading.Event()
 
     def __enter__(self) -> Self:
@@ -82,3 +84,15 @@ class Watchdog:
             if host == socket.gethostname():
                 os.kill(int(pid), signal.SIGKILL)  # a stopped process would never let its launcher end
         os._exit(1)
+
+
+def _patience() -> float:
+    """Seconds. Raises SettingError for a variable that says no time."""
+    given = os.environ.get(_PATIENCE_VARIABLE, str(_PATIENCE))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise SettingError(f"{_PATIENCE_VARIABLE}={given!r}: it is a number of seconds above 0, such as 300.")
+    return seconds

@@ -154,11 +154,7 @@ def offers(runs: Sequence[Run]) -> list[Offer]:
             f"Two of the runs are called {twice!r}, and their models could not be told apart; rename a folder."
         )
     policies = {
-        run.folder.name: {
-            record.name: record.models["policy"]
-            for record in run
-            if "policy" in record.models and record.models["policy"].head == "causal_lm"
-        }
+        run.folder.name: {title: record.models["policy"] for title, record in run.language_models.items()}
         for run in runs
     }
     stages = [stage for made in policies.values() for stage in made]

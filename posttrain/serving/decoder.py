@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import ModelError
+from posttrain.pipeline.packed_rows import in_common
 from posttrain.pipeline.plain_lora import PlainLora
 
 from .cache import SlotCache
@@ -77,7 +78,7 @@ class Decoder:
 
         Returns its length, one short of all tokens at most: the last one must be asked for its logits.
         """
-        found = {at: _in_common(held, tokens[:-1]) for at, (of, held) in self._held.items() if of == adapter}
+        found = {at: in_common(held, tokens[:-1]) for at, (of, held) in self._held.items() if of == adapter}
         best = max(found, key=lambda at: (found[at], at == slot), default=slot)
         length = found.get(best, 0)
         if length < _WORTH_A_COPY:
@@ -155,10 +156,3 @@ class Decoder:
                 f"The model gives other logits with the cache of the server than without one (they differ by {off:.2g}, and "
                 f"the largest is {scale:.2g}); serve it with vLLM."
             )
-
-
-def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )

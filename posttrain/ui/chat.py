@@ -54,12 +54,8 @@ class Talkers:
     @classmethod
     def of(cls, folder: Path) -> Talkers:
         run = Run.load(folder)
-        policies = {
-            record.name: record.folder
-            for record in run
-            if "policy" in record.models and record.models["policy"].head == "causal_lm"
-        }
-        return cls(run.start.fingerprint, policies)
+        stages = {title: record.folder for title, record in run.language_models.items()}
+        return cls(run.start.fingerprint, stages)
 
 
 @dataclass
@@ -71,9 +67,8 @@ class ModelServer:
     port: int
     key: str
     errors: IO[bytes]  # what it says
-    names: dict[Path, str | None] = field(
-        default_factory=dict
-    )  # of the stages' folders; None: it cannot serve it
+    # Of the stages' folders; None: it cannot serve that one.
+    names: dict[Path, str | None] = field(default_factory=dict)
     used: float = field(default_factory=time.monotonic)
     busy: int = 0  # answers on their way
 

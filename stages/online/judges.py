@@ -16,6 +16,7 @@ from ...pipeline.base_models import shared_tokenizer
 from ...pipeline.durable import read_sealed
 from ...pipeline.run import STAGE_FILE
 from ..evaluation import scores as scores_of
+from ..export.place import MANIFEST as EXPORTED
 from .rewards import Answered, RewardModelRef, RewardSource, call_function, name_of, reward_model_of
 from .roles import Batch, Roles
 
@@ -103,7 +104,7 @@ class Judges:
         self._stops, self._end = frozenset(stops), () if end_id is None else (end_id,)
         for name, reference in self._other_refs.items():
             model = reference.load_model(device=roles.policy.device).requires_grad_(False)
-            self._others[name] = model, shared_tokenizer(reference.find().folder), reference
+            self._others[name] = model, shared_tokenizer(reference.find().folder)
 
     def score(self, answered: Answered) -> tuple[list[float], dict[str, list[float]]]:
         """(weighted sums, each reward's own numbers by name) of the answers.
@@ -113,8 +114,9 @@ class Judges:
         parts = {name: call_function(function, answered) for name, function in self._functions.items()}
         if self.adapter is not None:
             parts[self._adapter_name] = self._shared_scores(answered)
-        for name, (model, tokenizer, reference) in self._others.items():
-            parts[name] = scores_of_texts(model, tokenizer, answered, at_end=was_trained_here(reference))
+        for name, (model, tokenizer) in self._others.items():
+            at_end = was_trained_here(self._other_refs[name])
+            parts[name] = scores_of_texts(model, tokenizer, answered, at_end=at_end)
         for name, values in parts.items():
             if any(value != value or abs(value) == float("inf") for value in values):
                 raise RewardError(f"The reward {name} gave NaN or infinity; look at its model.")
@@ -171,8 +173,8 @@ def _up_to_last(token: int | None, ids: list[int]) -> list[int]:
 
 
 def was_trained_here(reward: ModelRef) -> bool:
-    """Whether a RewardModel stage made it."""
-    return (_made_in(reward) / STAGE_FILE).exists()
+    """Whether a RewardModel stage made it, be it as an export."""
+    return (_made_in(reward) / STAGE_FILE).exists() or (Path(reward.base) / EXPORTED).exists()
 
 
 def _made_in(reward: ModelRef) -> Path:
@@ -196,7 +198,7 @@ def _shares_a_base(reward: ModelRef) -> bool:
 
 def _held_out_accuracy(model: ModelRef) -> float | None:
     """What the stage that made the reward model measured; None where nobody did."""
-    if not was_trained_here(model):
+    if not (_made_in(model) / STAGE_FILE).exists():
         return None
     value = read_sealed(_made_in(model) / STAGE_FILE)["metrics"].get("accuracy_after")
     return None if value is None else float(value)

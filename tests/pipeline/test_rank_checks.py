@@ -94,3 +94,10 @@ def test_a_rank_without_a_sign_of_life_ends_the_others(
         assert done.wait(20)
     assert set(ended) == {0}
     assert [path.name for path in (tmp_path / ".alive").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", ""])
+def test_a_watchdog_needs_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("POSTTRAIN_WATCHDOG", given)
+    with pytest.raises(SettingError, match="POSTTRAIN_WATCHDOG=.*number of seconds above 0"):
+        Watchdog(Ranks(0, 1), tmp_path)

@@ -41,5 +41,8 @@ def test_texts_score_as_the_rows_that_it_was_trained_on(
     assert beyond != pytest.approx(wanted, abs=1e-3)
 
 
-def test_only_what_a_stage_made_was_trained_here(tmp_path: Path) -> None:
-    assert not was_trained_here(replace(ModelRef.of_base("tiny-random"), base=str(tmp_path), head="reward"))
+def test_what_a_stage_made_was_trained_here_as_an_export_too(tmp_path: Path) -> None:
+    elsewhere = replace(ModelRef.of_base("tiny-random"), base=str(tmp_path), head="reward")
+    assert not was_trained_here(elsewhere)
+    (tmp_path / "export.json").touch()
+    assert was_trained_here(elsewhere)
