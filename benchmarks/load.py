@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from posttrain import Pipeline, Stage, StageContext, StageResult
@@ -53,10 +54,9 @@ def rows(count: int, folder: Path) -> Found:
     from posttrain.stages.token_tables import Request, load_tables
 
     path, draw, bad = folder / "rows.jsonl", random.Random(0), 0
-    words = "the quick brown fox jumps over a lazy dog while green boats drift along quiet banks".split()
     with path.open("w") as file:
         for number in range(count):
-            said = " ".join(draw.choices(words, k=8))
+            said = " ".join(draw.choices(ascii_lowercase, k=12))
             turns = [{"role": "user", "content": f"{number}: {said}"}, {"role": "assistant", "content": said}]
             wrong = number % 1000 == 999
             bad += wrong

@@ -99,5 +99,5 @@ def test_a_rank_without_a_sign_of_life_ends_the_others(
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "nan", ""])
 def test_a_watchdog_needs_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("POSTTRAIN_WATCHDOG", given)
-    with pytest.raises(SettingError, match="POSTTRAIN_WATCHDOG=.*number of seconds above 0"):
+    with pytest.raises(SettingError, match=r"POSTTRAIN_WATCHDOG=.*number of seconds above 0"):
         Watchdog(Ranks(0, 1), tmp_path)
