@@ -175,7 +175,7 @@ def rows(kind: str, length: int, count: int) -> list[dict[str, Any]]:
         elif kind == "SFT":
             made.append({"prompt": f"Say {i}.", "completion": text})
         else:
-            made.append({"prompt": f"Say {i}.", "chosen": text, "rejected": text + " dog"})
+            made.append({"prompt": f"Say {i}.", "chosen": text, "rejected": f"No: {text}"})
     return made
 
 

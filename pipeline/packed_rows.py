@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "posttrain_rows"
-_SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
+SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
 _INPUTS = ("position_ids", "past_key_values", "inputs_embeds")
 
@@ -90,7 +90,7 @@ def packing_of(ids_BL: Tensor, mask_BL: Tensor | None, *, share: bool) -> Packin
     for i in order:
         row = rows[i]
         shared = in_common(before, row) if share else 0
-        shared = shared if shared >= _SHORTEST_SHARED else 0
+        shared = shared if shared >= SHORTEST_SHARED else 0
         begin, end = len(ids), len(ids) + len(row) - shared
         seen = _first(seen, shared)
         places[i][: len(row)] = [*(p for a, b in seen for p in range(a, b)), *range(begin, end)]
@@ -134,10 +134,9 @@ def pack_rows(model: Any) -> None:
     than by causal attention of transformers' interface are left as they are, and so is a batch in a cache or of
     embeddings. Dropout would be drawn once for what rows share, so with dropout nothing is shared.
     """
-    config = model.config.get_text_config()
-    decoder = getattr(model, model.base_model_prefix, None)
-    if decoder is None or not _attends_causally(decoder, config) or model.device.type != "cpu":
+    if not packable(model) or model.device.type != "cpu":
         return
+    decoder = getattr(model, model.base_model_prefix)
     AttentionInterface.register(ATTENTION, attend)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     model.set_attn_implementation(ATTENTION)
@@ -145,7 +144,11 @@ def pack_rows(model: Any) -> None:
     decoder.register_forward_hook(_unpack, with_kwargs=True)
 
 
-def _attends_causally(decoder: nn.Module, config: Any) -> bool:
+def packable(model: Any) -> bool:
+    """Whether its decoder mixes tokens by causal attention alone, as far as its modules and its config say."""
+    config, decoder = model.config.get_text_config(), getattr(model, model.base_model_prefix, None)
+    if decoder is None:
+        return False
     causal = [m.is_causal for m in decoder.modules() if hasattr(m, "is_causal")]
     return (
         config._attn_implementation == "sdpa"
@@ -168,7 +171,7 @@ def _pack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         or any(given.get(name) is not None for name in _INPUTS)
     ):
         return None
-    packing = packing_of(ids, given.get("attention_mask"), share=not _drops(decoder))
+    packing = packing_of(ids, given.get("attention_mask"), share=not drops(decoder))
     if packing is None:
         return None
     return (), {
@@ -186,7 +189,8 @@ def _unpack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return output
 
 
-def _drops(decoder: nn.Module) -> bool:
+def drops(decoder: nn.Module) -> bool:
+    """Whether a pass through it draws random numbers now."""
     if not decoder.training:
         return False
     at_attention = getattr(decoder.config, "attention_dropout", 0.0)

@@ -16,6 +16,7 @@ from ..machine import Machine
 if TYPE_CHECKING:
     from ..strategies import Strategy
     from ..training_stage import TrainingStage
+    from .batches import Batch
     from .sizes import Sizes
 
 # Per weight: 4 bits, a byte per 64 of them, 4 bytes per 256 of those; or a byte, and 4 for each row of thousands.
@@ -56,11 +57,15 @@ class MemoryEstimate:
 
 def estimate(
     stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool, machine: Machine,
-    held_out_tokens: float = float("inf"),
+    held_out_tokens: float = float("inf"), batch: Batch | None = None,
 ) -> MemoryEstimate:  # fmt: skip
-    """The largest of the moments of a step. length: tokens of the longest sequence."""
+    """The largest of the moments of a step.
+
+    length: tokens of the longest sequence. batch: of the data's largest one; None is padded rows of that length.
+    """
     rows = stage.rows_at_once(length, sizes.hidden, machine.on_gpu)
-    strategy, tokens = stage.strategy, rows * stage.sequences_per_row * length
+    strategy, padded = stage.strategy, rows * stage.sequences_per_row * length
+    tokens, scored = (padded, padded) if batch is None else (batch.tokens, batch.scored)
     makes_base = strategy.capabilities.makes_base
     held = {
         "weights": stage.bases * (frozen_bytes(strategy, sizes, machine) + sizes.trainable * 4 * makes_base),
@@ -81,7 +86,7 @@ def estimate(
         # Autocast's copies of the layers' trained weights, which the backward pass reads.
         kept += min(sizes.trainable, sizes.linear) * 2
     activations = inputs if checkpointing else kept
-    head = head_bytes(stage, sizes, tokens, machine)
+    head = head_bytes(stage, sizes, tokens, scored, machine)
     # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
     # of large ones, so that the next large ones get new places: the head's blocks, or what the layers compute between.
     idle = 0 if machine.on_gpu or makes_base else max(head, int(_SPLIT * activations))
@@ -149,11 +154,13 @@ def kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, mac
     return int(tokens * per_token)
 
 
-def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, machine: Machine) -> int:
-    """What the backward pass of TRL's fused head holds; a reward model's head has one column."""
+def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, scored: int, machine: Machine) -> int:
+    """What the backward pass of TRL's fused head holds, for the tokens whose logits are needed; a reward model's head has
+    one column.
+    """
     if stage.task not in ("policy", "seq2seq"):
         return 0
-    rows = min(tokens, _HEAD_TOKENS)
+    rows = min(scored, _HEAD_TOKENS)
     if machine.on_gpu:  # Triton folds a tile where it stands
         tiles = rows * _HEAD_COLUMNS * 2
     else:

@@ -11,6 +11,7 @@ from ...pipeline import ModelRef, StagePlan
 from ...pipeline.heads import Labels
 from ..machine import this_machine
 from ..token_tables import Request, Tables, load_tables
+from .batches import Batch, largest_batch
 from .fitting import refuse_what_cannot_fit
 from .memory import estimate
 from .sizes import Sizes, sizes_of
@@ -40,7 +41,9 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         )
     checkpointing = wants_checkpointing(stage, start, longest, tables.labels)
     measured = len(tables.held_out) * longest if tables.held_out else 0
-    memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured)
+    memory = estimate(
+        stage, sizes, longest, checkpointing, this_machine(), measured, _largest(stage, tables, sizes, longest)
+    )
     refuse_what_cannot_fit(stage, memory, base.folder, longest, measured, this_machine(), tables.labels)
     return StagePlan(
         rows_read=tables.rows_read,
@@ -58,6 +61,14 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         disk_bytes=_disk_bytes(stage, sizes),
         notes=tuple(notes),
     )
+
+
+def _largest(stage: TrainingStage, tables: Tables, sizes: Sizes, longest: int) -> Batch | None:
+    """None where every batch is padded."""
+    if this_machine().on_gpu or not sizes.packs or not len(tables.train):
+        return None
+    rows = stage.rows_at_once(longest, sizes.hidden, on_gpu=False)
+    return largest_batch(stage, tables.train, rows, sizes.shares)
 
 
 def tables_of(request: Request, start: ModelRef) -> Tables:

@@ -36,6 +36,8 @@ class Sizes:
     layers: int
     trained_layers: int  # from the lowest one that is trained to the top: only through these goes a gradient
     vocabulary: int
+    packs: bool  # on a CPU, batches go through it without padding,
+    shares: bool  # and what their rows begin with once
     # Summed over the layers that a gradient goes through:
     norms: int  # widths of the norms
     trained_norms: int
@@ -60,6 +62,8 @@ def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) 
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+    from ...pipeline.packed_rows import drops, packable
+
     kind = AutoModelForCausalLM
     if source in SHAPES:
         config = LlamaConfig(**SHAPES[str(source)])
@@ -73,6 +77,8 @@ def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) 
         with torch.device("meta"), code_refused(source):
             model = kind.from_config(config, trust_remote_code=trusts_remote_code())
         model.requires_grad_(False)
+        decoder = getattr(model, model.base_model_prefix, model)
+        packs = packable(model) and not strategy.virtual_tokens
         if task in TRAINED_HEADS:
             model = with_head(model, task, labels)
         quantised = [layer.weight.numel() for _, layer in layers_to_quantise(model)]
@@ -103,6 +109,8 @@ def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) 
         layers=len(stack),
         trained_layers=len(stack) - first,
         vocabulary=text.vocab_size,
+        packs=packs,
+        shares=packs and not drops(decoder.train()),
         **{name: sum(each[name] for each in widths) for name in _WIDTHS},
     )
 

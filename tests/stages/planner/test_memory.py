@@ -158,10 +158,10 @@ def test_four_bits_are_half_a_byte_and_their_scales() -> None:
 def test_the_head_takes_blocks_of_logits_not_all(tmp_path: Any) -> None:
     folder = config_folder(tmp_path, "llama")
     sizes = sizes_of(SFT(LoRA()), folder)
-    one, two = (head_bytes(SFT(LoRA()), sizes, tokens, CPU) for tokens in (4096, 8192))
+    one, two = (head_bytes(SFT(LoRA()), sizes, tokens, tokens, CPU) for tokens in (4096, 8192))
     assert one == 4096 * (300 * 4 * 8.25 + 64 * 4)
     assert two - one == 4096 * 64 * 4  # one block at a time; only the gradient of what the head reads grows
-    assert head_bytes(RewardModel(LoRA()), sizes, 4096, CPU) == 0
+    assert head_bytes(RewardModel(LoRA()), sizes, 4096, 4096, CPU) == 0
 
 
 def machine(gigabytes: float) -> Machine:
