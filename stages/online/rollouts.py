@@ -166,7 +166,17 @@ class Rollouts:
 
     def answer(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Rollout:
         """Sample an answer to each prompt, and take the rewards and log-probabilities of all of them."""
-        judged = self._all_judged(table, rows, seeds)
+        return self.scored(table, rows, self.sampled(table, rows, seeds))
+
+    def sampled(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> list[Answer]:
+        """To this rank's share of the prompts."""
+        mine = self._ranks.mine(len(rows))
+        return self.sample(table, [rows[i] for i in mine], [seeds[i] for i in mine])
+
+    def scored(self, table: TokenTable, rows: Sequence[int], answers: Sequence[Answer]) -> Rollout:
+        """The answers of all ranks, each of which has sampled its share, with their rewards and log-probabilities."""
+        own = [rows[i] for i in self._ranks.mine(len(rows))]
+        judged = self.together(self.judge(table, own, answers))
         shape = len(rows), max(map(len, judged.ids))
         policy, reference, entropy, mask, values = (torch.zeros(shape) for _ in range(5))
         with evaluating(self.policy):
@@ -188,13 +198,6 @@ class Rollouts:
             judged.rows, judged.prompts, judged.answers, judged.scores, judged.parts,
             policy, reference, entropy, mask, values if self.roles.critic_is_shared else None, difference,
         )  # fmt: skip
-
-    def _all_judged(self, table: TokenTable, rows: Sequence[int], seeds: Sequence[int]) -> Judged:
-        """The answers of all ranks, each of which samples and judges its share."""
-        mine = self._ranks.mine(len(rows))
-        own = [rows[i] for i in mine]
-        judged = self.judge(table, own, self.sample(table, own, [seeds[i] for i in mine]))
-        return self.together(judged)
 
     def together(self, judged: Judged) -> Judged:
         """Those of all ranks, one rank's behind the other's."""

@@ -135,10 +135,11 @@ class PPOSession:
         step, arguments, seed = self._progress.step, self._arguments, self._context.seed
         begun = time.monotonic()
         rows = self._rows_of(step)
-        rollout = self._rollouts.answer(
+        sampled = self._rollouts.sampled(
             self._tables.train, rows, [row_seed(seed, step, place, row) for place, row in enumerate(rows)]
         )
         answered = time.monotonic()
+        rollout = self._rollouts.scored(self._tables.train, rows, sampled)
         scored, moments, numbers = prepare(
             self._rollouts, rollout, arguments, self._progress.controller, self._progress.moments
         )

@@ -1,0 +1,163 @@
+"""One side of peers.py, in the Python of whoever is measured: run a job, say what it took.
+
+What is measured is measured in one way on all sides: by the methods of transformers' Trainer, which all of them train with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    job = json.loads(Path(sys.argv[1]).read_text())
+    clock = Clock(float(sys.argv[2]))
+    job["folder"] = Path(job["folder"])
+    side = job["side"].split(",")[0]
+    {"posttrain": posttrain, "trl": trl, "llamafactory": llamafactory, "swift": swift}[side](job)
+    (job["folder"] / "result.json").write_text(json.dumps(clock.result()))
+
+
+class Clock:
+    """Times `train()` and the first step of the only trainer of this process."""
+
+    def __init__(self, begun: float) -> None:
+        from transformers import Trainer, TrainerCallback
+
+        self.begun, self.first_step, self.loop, self.steps, self.loss = begun, 0.0, 0.0, 0, 0.0
+        train, clock = Trainer.train, self
+
+        class Steps(TrainerCallback):  # type: ignore[misc]
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                clock.first_step = clock.first_step or time.time() - clock.begun
+                clock.steps = state.global_step
+
+        def timed(trainer: Any, *args: Any, **settings: Any) -> Any:
+            trainer.add_callback(Steps())
+            start = time.time()
+            out = train(trainer, *args, **settings)
+            clock.loop, clock.loss = time.time() - start, out.training_loss
+            return out
+
+        Trainer.train = timed
+
+    def result(self) -> dict[str, float]:
+        (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        return {
+            "loop": round(self.loop, 2), "first_step": round(self.first_step, 2), "steps": self.steps,
+            "loss": round(self.loss, 4), "peak_GB": round(int(peak.split()[1]) * 1024 / 1e9, 3),
+        }  # fmt: skip
+
+
+def chats(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows as TRL takes them: a prompt and a completion, or two."""
+    keys = {"answer": "completion", "chosen": "chosen", "rejected": "rejected"}
+    return [
+        {"prompt": [{"role": "user", "content": row["question"]}]}
+        | {keys[key]: [{"role": "assistant", "content": row[key]}] for key in keys if key in row}
+        for row in job["rows"]
+    ]
+
+
+def posttrain(job: dict[str, Any]) -> None:
+    from posttrain import DPO, SFT, LoRA, Pipeline, RewardModel
+
+    lora = LoRA(r=job["r"], alpha=job["alpha"], target_modules=job["targets"])
+    kind = {"sft": SFT, "dpo": DPO, "reward": RewardModel}[job["work"]]
+    stage = kind(
+        lora, data=chats(job), eval_data=chats(job)[:1], max_steps=job["steps"], batch_size=job["batch_size"],
+        max_length=job["max_length"], learning_rate=job["learning_rate"], overlong="truncate",
+    )  # fmt: skip
+    SFT.answers_questions = False  # what the others do not do either
+    Pipeline([stage], model=job["base"], run_dir=job["folder"] / "run").run()
+
+
+def trl(job: dict[str, Any]) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+    trainer_class, config_class = {
+        "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig),
+    }[job["work"]]  # fmt: skip
+    packed = job["settings"].get("packing", False)
+    loader = AutoModelForSequenceClassification if job["work"] == "reward" else AutoModelForCausalLM
+    more = {"num_labels": 1} if job["work"] == "reward" else {}
+    model = loader.from_pretrained(job["base"], **more)
+    config = config_class(
+        output_dir=str(job["folder"] / "trl"), num_train_epochs=1, learning_rate=job["learning_rate"],
+        # A packed row of one, four times, is what makes TRL's packing pay on a CPU.
+        per_device_train_batch_size=1 if packed else job["batch_size"],
+        gradient_accumulation_steps=job["batch_size"] if packed else 1, max_length=job["max_length"], logging_steps=1,
+        bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none", disable_tqdm=True, **job["settings"],
+    )  # fmt: skip
+    lora = LoraConfig(
+        r=job["r"], lora_alpha=job["alpha"], target_modules=job["targets"],
+        task_type="SEQ_CLS" if job["work"] == "reward" else "CAUSAL_LM",
+    )  # fmt: skip
+    trainer = trainer_class(
+        model=model, args=config, train_dataset=Dataset.from_list(chats(job)), peft_config=lora,
+        processing_class=AutoTokenizer.from_pretrained(job["base"]),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(job["folder"] / "adapter"))
+
+
+def llamafactory(job: dict[str, Any]) -> None:
+    from llamafactory.train.tuner import run_exp
+
+    folder, pairs = job["folder"], job["work"] != "sft"
+    columns = {"prompt": "question"} | (
+        {"chosen": "chosen", "rejected": "rejected"} if pairs else {"response": "answer"}
+    )
+    (folder / "rows.json").write_text(json.dumps(job["rows"]))
+    (folder / "dataset_info.json").write_text(
+        json.dumps({"rows": {"file_name": "rows.json", "ranking": pairs, "columns": columns}})
+    )
+    run_exp({
+        "stage": {"sft": "sft", "dpo": "dpo", "reward": "rm"}[job["work"]], "do_train": True, "model_name_or_path": job["base"],
+        "dataset": "rows", "dataset_dir": str(folder), "template": "chatml", "cutoff_len": job["max_length"],
+        "finetuning_type": "lora", "lora_rank": job["r"], "lora_alpha": job["alpha"], "lora_target": ",".join(job["targets"]),
+        "per_device_train_batch_size": job["batch_size"], "gradient_accumulation_steps": 1, "num_train_epochs": 1,
+        "learning_rate": job["learning_rate"], "output_dir": str(folder / "out"), "logging_steps": 1, "report_to": "none",
+        "use_cpu": True, "bf16": False, "disable_gradient_checkpointing": True, "overwrite_output_dir": True,
+        "preprocessing_num_workers": 1, "neat_packing": job["settings"].get("packing", False),
+        "packing": job["settings"].get("packing", False),
+    })  # fmt: skip
+
+
+def swift(job: dict[str, Any]) -> None:
+    folder, pairs = job["folder"], job["work"] != "sft"
+    lines = []
+    for row in job["rows"]:
+        turns = [
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["chosen" if pairs else "answer"]},
+        ]
+        lines.append(json.dumps({"messages": turns} | ({"rejected_response": row["rejected"]} if pairs else {})))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = [
+        "--model", job["base"], "--model_type", "llama", "--template", "chatml", "--dataset", str(folder / "rows.jsonl"),
+        "--tuner_type", "lora", "--lora_rank", str(job["r"]), "--lora_alpha", str(job["alpha"]),
+        "--target_modules", *job["targets"], "--torch_dtype", "float32", "--max_length", str(job["max_length"]),
+        "--per_device_train_batch_size", str(job["batch_size"]), "--gradient_accumulation_steps", "1",
+        "--num_train_epochs", "1", "--learning_rate", str(job["learning_rate"]), "--output_dir", str(folder / "out"),
+        "--logging_steps", "1", "--gradient_checkpointing", "false", "--split_dataset_ratio", "0", "--use_hf", "true",
+        "--report_to", "none", "--save_strategy", "epoch", "--use_cpu", "true", "--bf16", "false", "--fp16", "false",
+    ]  # fmt: skip
+    if pairs:
+        from swift import rlhf_main
+
+        rlhf_main(["--rlhf_type", "dpo" if job["work"] == "dpo" else "rm", *arguments])
+    else:
+        from swift import sft_main
+
+        sft_main(arguments)
+
+
+if __name__ == "__main__":
+    main()
