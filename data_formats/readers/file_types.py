@@ -8,12 +8,17 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader, BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 from posttrain.errors import DataFileError
+
+
+# A line of gigabytes, or of a few packed kilobytes that unpack to them, must not take all memory.
+LONGEST_LINE, MOST_UNPACKED = 2**26, 2**32  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,39 @@ def reading(path: Path) -> Iterator[BufferedReader]:
 
 def lines_of(file: BufferedReader | BytesIO, path: Path) -> Iterator[bytes]:
     """The lines of a file of text, without its byte order mark; at least one."""
-    return chain([without_mark(file.readline(), path)], file)
+    return chain([without_mark(line_of(file, path, 1), path)], _lines(file, path))
+
+
+def _lines(file: BufferedReader | BytesIO, path: Path) -> Iterator[bytes]:
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), 2):
+        if len(line) >= LONGEST_LINE:
+            raise _too_long(path, number)
+        yield line
+
+
+def line_of(file: BufferedReader | BytesIO, path: Path, number: int) -> bytes:
+    """The rest of the line at which a file stands. Raises DataFileError for one that no row is."""
+    line = file.readline(LONGEST_LINE)
+    if len(line) >= LONGEST_LINE:
+        raise _too_long(path, number)
+    return line
+
+
+def unpacked(file: BufferedReader, path: Path) -> bytes:
+    """All bytes. Raises DataFileError where a small .gz holds more than memory should be given to."""
+    data = file.read(MOST_UNPACKED) if is_gzip(path) else file.read()
+    if is_gzip(path) and len(data) >= MOST_UNPACKED:
+        raise DataFileError(
+            f"{path}: unpacked it is larger than {MOST_UNPACKED >> 20} MiB, and an array is read as a whole; "
+            "write one JSON object a line into a .jsonl.gz file."
+        )
+    return data
+
+
+def _too_long(path: Path, number: int) -> DataFileError:
+    return DataFileError(
+        f"{path.name}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB, which no row is; write one row a line."
+    )
 
 
 def without_mark(data: bytes, path: Path) -> bytes:

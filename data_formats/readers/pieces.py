@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from .file_types import Record, is_gzip, lines_of, reading, suffix_of
+from .file_types import Record, is_gzip, line_of, lines_of, reading, suffix_of
 from .paths import files_of
 from .rows import is_hub_id
 from .text_files import records_of_lines
@@ -61,7 +61,7 @@ def next_piece(files: Sequence[Path], at: Position, size: int) -> tuple[Piece, P
             # The first is small: what it shows about tokenizer and template is soon told to all.
             data = file.read(size if at.number else max(1, size // 4))
             if data:
-                data += b"" if data.endswith(b"\n") else file.readline()
+                data += b"" if data.endswith(b"\n") else line_of(file, files[number], line + data.count(b"\n"))
                 behind = Position(at.number + 1, number, offset + len(data), line + data.count(b"\n"))
                 return Piece(at.number, files[number], line, data), behind
     return None

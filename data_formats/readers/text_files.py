@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from posttrain.errors import DataFileError
 
-from .file_types import Broken, Record, decode, encoding_fault, lines_of, reading, without_mark
+from .file_types import Broken, Record, decode, encoding_fault, lines_of, reading, unpacked, without_mark
 
 SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -63,7 +63,7 @@ def _broken(data: bytes, error: Exception) -> Broken:
 def read_json(path: Path) -> Iterator[Record]:
     """A JSON array of rows; or an object whose "data" is one, as SQuAD and many exports are."""
     with reading(path) as file:
-        text = decode(without_mark(file.read(), path), path)
+        text = decode(without_mark(unpacked(file, path), path), path)
     at = _skip_space(text, 0)
     if at == len(text):
         return

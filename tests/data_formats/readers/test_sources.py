@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from posttrain.data_formats import digest
-from posttrain.data_formats.readers.file_types import Broken
+from posttrain.data_formats.readers import file_types
+from posttrain.data_formats.readers.file_types import LONGEST_LINE, Broken
+from posttrain.data_formats.readers.pieces import pieces_of
 from posttrain.data_formats.readers.rows import OFFLINE, load_from_hub
 from posttrain.data_formats.readers.sources import records
 from posttrain.errors import DataFileError
@@ -38,6 +40,40 @@ def test_jsonl_keeps_line_separators_inside_texts(write):
     # U+2028 and U+0085 end a line for str.splitlines, not for JSON lines.
     path = write("a.jsonl", [{"text": "a\u2028b\u0085c"}])
     assert read(path) == [("a.jsonl:1", {"text": "a\u2028b\u0085c"})]
+
+
+TOO_LONG = "the line is longer than 64 MiB, which no row is; write one row a line."
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
+def test_kilobytes_that_unpack_to_one_endless_line_are_refused(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}.gz"
+    path.write_bytes(gzip.compress(b"text\n" + b"a" * (LONGEST_LINE + 1), compresslevel=1))
+    assert path.stat().st_size < 400_000
+    assert refused(path) == f"{path.name}:2: {TOO_LONG}"
+
+
+def test_the_longest_line_that_is_read_is_just_below_the_limit(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = b'{"text": "%s"}\n'
+    path.write_bytes(row % (b"a" * (LONGEST_LINE - len(row) + 1)))
+    assert [len(value["text"]) for _, value in read(path)] == [LONGEST_LINE - len(row) + 1]
+    path.write_bytes(row % (b"a" * (LONGEST_LINE - len(row) + 3)))
+    assert refused(path) == f"a.jsonl:1: {TOO_LONG}"
+    with pytest.raises(DataFileError, match="a.jsonl:1: the line is longer than"):
+        [record for piece in pieces_of([path]) for record in piece.records()]
+    path.write_bytes(b"a" * (2 * LONGEST_LINE))
+    with pytest.raises(DataFileError, match="a.jsonl:1: the line is longer than"):
+        list(pieces_of([path]))  # before it is taken into memory
+
+
+def test_a_packed_array_is_read_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_types, "MOST_UNPACKED", 2**20)
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(b" " * 2**21))
+    assert refused(path).startswith(f"{path}: unpacked it is larger than 1 MiB, and an array is read as a whole; ")
+    path.write_bytes(gzip.compress(b'[{"text": "a"}]'))
+    assert len(read(path)) == 1
 
 
 JSON = st.recursive(
