@@ -32,7 +32,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "peers.json"
-MAX_LENGTH = 512
+MAX_LENGTH, SYSTEM = 512, "You answer briefly."  # given, since a side's template may add one of its own
 # work: (rows, rows a batch)
 WORKS: Mapping[str, tuple[int, int]] = {"sft": (32, 4), "dpo": (8, 2), "reward": (8, 2)}
 # side: (whose Python, what is set for it)
@@ -102,7 +102,9 @@ def rows_of(work: str) -> list[dict[str, Any]]:
     """Rows as long and as uneven as instruction data is, of the packaged texts: the same ones each time."""
     from posttrain.data_formats import sample
 
-    words = " ".join(json.loads(line)["text"] for line in sample("text").read_text("utf-8").splitlines()).split()
+    words = " ".join(
+        json.loads(line)["text"] for line in sample("text").read_text("utf-8").splitlines()
+    ).split()
     draw = random.Random(0)
 
     def text(longest: int) -> str:
@@ -127,14 +129,17 @@ def job_of(work: str, side: str, folder: Path) -> dict[str, Any]:
     tokenizer = shared_tokenizer(base)
 
     def ids(question: str, answer: str) -> list[int]:
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        said = {"system": SYSTEM, "user": question, "assistant": answer}
+        turns = [{"role": role, "content": text} for role, text in said.items()]
         return list(tokenizer.apply_chat_template(turns)["input_ids"])
 
     answers = [[row[key] for key in ("answer", "chosen", "rejected") if key in row] for row in rows]
     tokens = sum(len(ids(row["question"], a)) for row, each in zip(rows, answers, strict=True) for a in each)
-    labelled = sum(len(tokenizer(a, add_special_tokens=False)["input_ids"]) + 1 for each in answers for a in each)
+    labelled = sum(
+        len(tokenizer(a, add_special_tokens=False)["input_ids"]) + 1 for each in answers for a in each
+    )
     return {
-        "work": work, "side": side, "settings": dict(SIDES[side][1]), "base": str(base), "rows": rows, "batch_size": batch,
+        "work": work, "side": side, "system": SYSTEM, "settings": dict(SIDES[side][1]), "base": str(base), "rows": rows, "batch_size": batch,
         "steps": -(-len(rows) // batch), "max_length": MAX_LENGTH, "learning_rate": 1e-4, "r": 8, "alpha": 16,
         "targets": ["q_proj", "v_proj"], "folder": str(folder), "tokens": tokens, "labelled": labelled,
     }  # fmt: skip

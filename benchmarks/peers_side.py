@@ -45,7 +45,9 @@ class Clock:
         Trainer.train = timed
 
     def result(self) -> dict[str, float]:
-        (peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+        (peak,) = [
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+        ]
         return {
             "loop": round(self.loop, 2), "first_step": round(self.first_step, 2), "steps": self.steps,
             "loss": round(self.loss, 4), "peak_GB": round(int(peak.split()[1]) * 1024 / 1e9, 3),
@@ -56,7 +58,12 @@ def chats(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows as TRL takes them: a prompt and a completion, or two."""
     keys = {"answer": "completion", "chosen": "chosen", "rejected": "rejected"}
     return [
-        {"prompt": [{"role": "user", "content": row["question"]}]}
+        {
+            "prompt": [
+                {"role": "system", "content": job["system"]},
+                {"role": "user", "content": row["question"]},
+            ]
+        }
         | {keys[key]: [{"role": "assistant", "content": row[key]}] for key in keys if key in row}
         for row in job["rows"]
     ]
@@ -111,10 +118,10 @@ def llamafactory(job: dict[str, Any]) -> None:
     from llamafactory.train.tuner import run_exp
 
     folder, pairs = job["folder"], job["work"] != "sft"
-    columns = {"prompt": "question"} | (
+    columns = {"prompt": "question", "system": "system"} | (
         {"chosen": "chosen", "rejected": "rejected"} if pairs else {"response": "answer"}
     )
-    (folder / "rows.json").write_text(json.dumps(job["rows"]))
+    (folder / "rows.json").write_text(json.dumps([row | {"system": job["system"]} for row in job["rows"]]))
     (folder / "dataset_info.json").write_text(
         json.dumps({"rows": {"file_name": "rows.json", "ranking": pairs, "columns": columns}})
     )
@@ -135,10 +142,13 @@ def swift(job: dict[str, Any]) -> None:
     lines = []
     for row in job["rows"]:
         turns = [
+            {"role": "system", "content": job["system"]},
             {"role": "user", "content": row["question"]},
             {"role": "assistant", "content": row["chosen" if pairs else "answer"]},
         ]
-        lines.append(json.dumps({"messages": turns} | ({"rejected_response": row["rejected"]} if pairs else {})))
+        lines.append(
+            json.dumps({"messages": turns} | ({"rejected_response": row["rejected"]} if pairs else {}))
+        )
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     arguments = [
         "--model", job["base"], "--model_type", "llama", "--template", "chatml", "--dataset", str(folder / "rows.jsonl"),

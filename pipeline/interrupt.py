@@ -40,6 +40,8 @@ class StopRequest:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if isinstance(error, RunInterrupted) and self._ranks.main:
+            print(error, file=sys.stderr)  # a script ends with the exit code alone
 
     def agreed(self) -> str | None:
         """The signal that some rank was given; all ranks must ask at the same moments."""
@@ -48,13 +50,10 @@ class StopRequest:
     def raise_if_requested(self, where: str) -> None:
         """Raises RunInterrupted (exit code 75) on all ranks when a signal has arrived at one."""
         if by := self.agreed():
-            message = (
+            raise RunInterrupted(
                 f"Stopped by {by} {where}; everything up to there is saved. "
                 "Run the same command again to go on."
             )
-            if self._ranks.main:
-                print(message, file=sys.stderr)  # a script ends with the exit code alone
-            raise RunInterrupted(message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and time.monotonic() - self._since < (_ONE_SIGNAL if self._ranks.size > 1 else 0):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _LESS_IS_BETTER = {"loss", "nll", "perplexity", "kl", "unknown", "unparsable", "undesirable"}
-_NEITHER = {"kl", "length", "similar_length", "entropy", "tie_rate"}  # whole names
+_NEITHER = {"kl", "length", "similar_length", "entropy", "tie_rate", "reward_std"}  # whole names
 _WORD = re.compile(r"[^._]+")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .run import REPORT_FILE
 from .settings import Setting
 from .stage import StagePlan
 
@@ -90,7 +92,8 @@ def print_summary(run: Run) -> None:
     for record in run:
         counts = [f"{count:,}" for count in record.row_counts.values()]
         rows.add_row(record.name, f"{record.seconds:.0f}", *counts)
-    console.print(rows)
+    if rows.row_count:
+        console.print(rows)
     for record in run:
         if record.rolled_back:
             console.print(f"{record.name} was rolled back: {printable(record.rolled_back)}", markup=False)
@@ -98,15 +101,35 @@ def print_summary(run: Run) -> None:
     for record in run:
         for name, value in record.proofs.items():
             proofs.add_row(record.name, name.replace("_", " "), f"{value:.6g}")
-    console.print(proofs)
+    if proofs.row_count:
+        console.print(proofs)
     for record in run:
         for sample in record.samples:
             if "before" in sample:
-                asked = " ".join(sample["prompt"].split())[-120:]
-                for line in (f"\n{record.name}, asked: {asked}", f"  before: {sample['before'].strip()}",
-                             f"  after:  {sample['answer'].strip()}"):  # fmt: skip
+                for line in (f"\n{record.name}, asked: {_asked(sample['prompt'])}", f"  before: {_said(sample['before'])}",
+                             f"  after:  {_said(sample['answer'])}"):  # fmt: skip
                     console.print(printable(line), markup=False, highlight=False)
-    console.print(printable(f"Run folder: {run.folder}"), markup=False, highlight=False, soft_wrap=True)
+    places = {"Run folder": run.folder, "Report": run.folder / REPORT_FILE}
+    for name, place in places.items():
+        if place.exists():
+            console.print(printable(f"{name}: {place}"), markup=False, highlight=False, soft_wrap=True)
+
+
+# What templates put around turns: ChatML's and Llama's <|...|>, Gemma's <start_of_turn>, Mistral's [INST], <s>.
+_MARK = re.compile(r"<\|[^<>|]*\|>|<(?:start|end)_of_turn>|\[/?INST\]|</?s>")
+_ROLE = re.compile(r"(?:system|user|assistant|model|tool)\s*(?:\n|$)")
+_SHOWN = 120  # characters
+
+
+def _asked(prompt: str) -> str:
+    """The last turn of a rendered prompt, or the end of a document, on one line."""
+    turns = [_ROLE.sub("", part.strip(), count=1).strip() for part in _MARK.split(prompt)]
+    last = " ".join(next((turn for turn in reversed(turns) if turn), "").split())
+    return last if len(last) <= _SHOWN else f"... {last[-_SHOWN:].partition(' ')[2]}"
+
+
+def _said(answer: str) -> str:
+    return answer.strip() or ("(blanks alone)" if answer else "(nothing)")
 
 
 def _changes_table(run: Run) -> Table:

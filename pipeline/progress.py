@@ -1,13 +1,16 @@
-"""One live display over all stages: stage k of n, step, loss, tokens/s, time left. Silent when nobody watches."""
+"""One display over all stages: stage k of n, step, loss, tokens/s, time left; in a log file a line now and then."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+_SECONDS_BETWEEN_LINES = 10
 _log = logging.getLogger("posttrain")
 
 
@@ -34,7 +37,7 @@ class Screen(Protocol):
 
 
 class Display:
-    """The progress display of one `run()`; every call is free when the output is no terminal and no notebook."""
+    """The progress display of one `run()`."""
 
     def __init__(self, stages: Sequence[str], *, shown: bool = True) -> None:
         self._stages = list(stages)
@@ -77,8 +80,8 @@ class Display:
         self._change(done=step, facts="  ".join(shown))
 
     def note(self, text: str) -> None:
-        """Something that must be seen while the stages run; with no screen it goes to the log."""
-        if self._screen:
+        """Something that must be seen while the stages run; where nothing is live it goes to the log."""
+        if self._screen and not isinstance(self._screen, _Lines):
             self._screen.note(f"{self._stages[self._position]}: {text}")
         else:
             _log.warning("%s: %s", self._stages[self._position], text)
@@ -102,13 +105,35 @@ class Display:
             self._screen.change(self._line)
 
 
-def _screen() -> Screen | None:
+def _screen() -> Screen:
     from rich.console import Console
 
     console = Console(stderr=True)
     if console.is_jupyter:
         return _Notebook()
-    return _Terminal(console) if console.is_terminal else None
+    return _Terminal(console) if console.is_terminal else _Lines()
+
+
+class _Lines:
+    """Plain lines for a file or a pipe: one for each phase of a stage and, while it trains, one in ten seconds."""
+
+    def __init__(self) -> None:
+        self._shown, self._at = Line(""), 0.0
+
+    def add(self, line: Line) -> None:
+        self.change(line)
+
+    def change(self, line: Line) -> None:
+        moved = line.done != self._shown.done or line.facts != self._shown.facts
+        if line.text != self._shown.text or (moved and time.monotonic() - self._at >= _SECONDS_BETWEEN_LINES):
+            self.note(f"{line.text}  {_count(line)}{line.facts}".rstrip())
+            self._shown, self._at = line, time.monotonic()
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
 
 
 class _Terminal:

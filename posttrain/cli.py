@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
 
 from posttrain.commands.chat import chat
 from posttrain.commands.clean import clean
@@ -30,7 +32,20 @@ from posttrain.errors import GateError, PosttrainError
 if TYPE_CHECKING:
     from posttrain.pipeline import Pipeline
 
+
+class _Commands(TyperGroup):
+    """Says which command a mistyped one is near to."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        name = arguments[0] if arguments else ""
+        near = get_close_matches(name, self.commands, n=1)
+        if near and name not in self.commands:
+            context.fail(f"No such command {name!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(context, arguments)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Post-training of language models: one Pipeline from raw text to an aligned model.",
     no_args_is_help=True,
     add_completion=True,

@@ -52,7 +52,7 @@ def trainer_class(kind: TrainerKind) -> type:
         names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
         found = getattr(trl, names[kind])
     bases = (_TakesTables, found) if kind in ("dpo", "kto") else (found,)
-    return type(f"Table{found.__name__}", (RatesByParameter, *bases), {})
+    return type(f"Table{found.__name__}", (EndsAtItsLastStep, RatesByParameter, *bases), {})
 
 
 def _score_trained_tokens_alone() -> None:
@@ -60,6 +60,18 @@ def _score_trained_tokens_alone() -> None:
     import trl.trainer.utils
 
     trl.trainer.utils._use_triton = lambda device: True
+
+
+class EndsAtItsLastStep:
+    """A Trainer that makes no step more when it goes on from a checkpoint of its last one: transformers' own looks at
+    max_steps behind a step alone, and makes one more where the last one lies inside an epoch.
+    """
+
+    def _run_epoch(self, *args: Any, **settings: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # type: ignore[attr-defined]
+            self.control.should_training_stop = True  # type: ignore[attr-defined]
+            return
+        super()._run_epoch(*args, **settings)  # type: ignore[misc]
 
 
 class RatesByParameter:

@@ -89,10 +89,35 @@ def format_of(first: Any, kind: Kind, place: str) -> DataFormat:
     for format_ in formats_of(kind):
         if format_.detect(first):
             return format_
-    takes = "; ".join(f"{format_.name} {format_.shape}" for format_ in formats_of(kind))
+    hint = _hint(first, kind)
     raise DataFileError(
-        f"{place}: no known format of kind '{kind}' has these fields: {listed(first)}.{_hint(first, kind)} Kind '{kind}' takes {takes}."
+        f"{place}: no known format of kind '{kind}' has these fields: {listed(first)}.{hint} {_ways_out(first, kind, told=hint.startswith(' They are'))}"
     )
+
+
+_FEW = 3  # formats that are told in a sentence
+# What the columns of a plain table can be called, of the kinds that are read from tables.
+_PLAIN: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "text": ("text", ("text",)),
+    "conversation": ("qa", ("question", "answer")),
+    "preference": ("preference", ("prompt", "chosen", "rejected")),
+    "prompt": ("prompts", ("prompt",)),
+}
+
+
+def _ways_out(first: Mapping[str, Any], kind: Kind, *, told: bool) -> str:
+    """The shapes that are read, or where they are listed; and, unless it was told what the rows are, how to say which
+    column is what.
+    """
+    known = formats_of(kind)
+    takes = f"Kind '{kind}' takes " + "; ".join(f"{each.name} {each.shape}" for each in known) + "."
+    if len(known) > _FEW:
+        takes = f"`posttrain formats` lists the {len(known)} that are."
+    name, needed = _PLAIN.get(kind, ("", ()))
+    if told or not needed or len(first) < len(needed):
+        return takes
+    columns = ", ".join(f"{want!r}: {have!r}" for want, have in zip(needed, first, strict=False))
+    return f"Say which column holds what, as in Data(..., format={name!r}, columns={{{columns}}}). {takes}"
 
 
 def format_called(name: str, first: Any, kind: Kind, place: str) -> DataFormat:

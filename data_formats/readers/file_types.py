@@ -16,7 +16,6 @@ from typing import Any, cast
 
 from posttrain.errors import DataFileError
 
-
 # A line of gigabytes, or of a few packed kilobytes that unpack to them, must not take all memory.
 LONGEST_LINE, MOST_UNPACKED = 2**26, 2**32  # bytes
 

@@ -61,7 +61,9 @@ def next_piece(files: Sequence[Path], at: Position, size: int) -> tuple[Piece, P
             # The first is small: what it shows about tokenizer and template is soon told to all.
             data = file.read(size if at.number else max(1, size // 4))
             if data:
-                data += b"" if data.endswith(b"\n") else line_of(file, files[number], line + data.count(b"\n"))
+                data += (
+                    b"" if data.endswith(b"\n") else line_of(file, files[number], line + data.count(b"\n"))
+                )
                 behind = Position(at.number + 1, number, offset + len(data), line + data.count(b"\n"))
                 return Piece(at.number, files[number], line, data), behind
     return None

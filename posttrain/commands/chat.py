@@ -57,7 +57,7 @@ def _talk(talk: Talk) -> None:
     while True:
         try:
             line = input(f"{talk.name}> " if typed else "").strip()
-            if line == "/quit":
+            if line in ("/quit", "/exit"):
                 return
             if line.startswith("/"):
                 print(talk.command(line), flush=True)

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 def show(run: Annotated[Path, typer.Argument(help="A run folder.")], json: AsJson = False) -> None:
     """Print what each stage of a run made: numbers before and after, rows, proofs."""
     from posttrain.pipeline import Run
-    from posttrain.pipeline.printing import print_summary
+    from posttrain.pipeline.printing import print_summary, printable
+    from posttrain.pipeline.run_list import read_state
 
     found = Run.load(run)
     if json:
         print_json(_as_dict(found))
     else:
         print_summary(found)
+        state = read_state(found.folder)
+        if state.status != "finished":
+            typer.echo(
+                printable(f"This run is {state.status}, in stage {state.last_stage}. {state.error}".rstrip())
+            )
 
 
 def _as_dict(run: Run) -> dict[str, Any]:

@@ -44,7 +44,9 @@ def largest_batch(stage: TrainingStage, table: TokenTable, rows: int, shares: bo
     if "labels" in columns:
         scored = sum(int((columns["labels"][int(i)] != UNTRAINED).sum()) for i in chosen)
     elif len(lengths) > 1:
-        scored = tokens - int(lengths[first][chosen].sum()) * (1 if shares and "chosen_ids" in columns else sequences)
+        scored = tokens - int(lengths[first][chosen].sum()) * (
+            1 if shares and "chosen_ids" in columns else sequences
+        )
     if shares:
         tokens -= (len(chosen) - 1) * _in_common([columns[first][int(i)] for i in _spread(len(table))])
     return Batch(tokens, scored)
@@ -58,6 +60,9 @@ def _in_common(rows: Sequence[np.ndarray]) -> int:
     """Tokens that all of them begin with; none where they are too few to be computed once."""
     from ...pipeline.packed_rows import SHORTEST_SHARED, in_common
 
-    shortest, longest = min(map(list, rows)), max(map(list, rows))  # in alphabetical order: the two that differ most
+    shortest, longest = (
+        min(map(list, rows)),
+        max(map(list, rows)),
+    )  # in alphabetical order: the two that differ most
     shared = in_common(shortest, longest)
     return shared if shared >= SHORTEST_SHARED else 0

@@ -1,4 +1,4 @@
-"""The display says where a run is, in a notebook's cell as in a terminal, and is silent otherwise."""
+"""The display says where a run is: in a notebook's cell, in a terminal, and in plain lines anywhere else."""
 
 from typing import Any
 
@@ -65,20 +65,49 @@ def test_a_notebook_cell_is_rewritten_in_place(monkeypatch: pytest.MonkeyPatch) 
     assert shown[-1].splitlines()[0] == "stage 1 of 2  cpt: unchanged, skipped  1/1  "
 
 
-def test_silence_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    drive(Display(["cpt", "sft"]))
+def test_plain_lines_where_nobody_watches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Display(["cpt", "sft"]) as display:
+        display.skip_stage(0)
+        display.begin_stage(1)
+        display.begin_steps(2, 50)
+        for step in range(3, 45):  # one in two seconds
+            now += 2.0
+            display.step(step, {"loss": 1.0 / step, "tokens_per_second": 99.6})
+        display.end_stage("loss 2.000 -> 1.000")
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "stage 1 of 2  cpt: preparing",
+        "stage 1 of 2  cpt: unchanged, skipped  1/1",
+        "stage 2 of 2  sft: preparing",
+        "stage 2 of 2  sft: training  2/50",
+        *(
+            f"stage 2 of 2  sft: training  {step}/50  loss {1 / step:.4f}  100 tokens/s"
+            for step in range(7, 45, 5)
+        ),
+        "stage 2 of 2  sft: done  44/50  loss 2.000 -> 1.000",
+    ]
 
 
-def test_what_is_good_to_know_is_shown_or_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_what_is_good_to_know_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     screen = Screen()
-    for shown in (screen, None):
+    for shown in (screen, progress._Lines()):
         monkeypatch.setattr(progress, "_screen", lambda shown=shown: shown)
-        with Display(["cpt", "sft"]) as display, caplog.at_level("INFO", logger="posttrain"):
+        with Display(["cpt", "sft"]) as display:
             display.begin_stage(1)
             display.say("chat.jsonl: format alpaca")
     assert Line("sft: chat.jsonl: format alpaca") in screen.lines
-    assert [record.getMessage() for record in caplog.records] == ["sft: chat.jsonl: format alpaca"]
+    assert capsys.readouterr().err.splitlines()[-1] == "sft: chat.jsonl: format alpaca"
+
+
+def test_a_log_hears_what_must_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    with Display(["cpt", "sft"]) as display:
+        display.begin_stage(1)
+        display.note("the adapter was rolled back")
+    assert [record.getMessage() for record in caplog.records] == ["sft: the adapter was rolled back"]

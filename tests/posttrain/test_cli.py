@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from posttrain import SFT, LoRA, Pipeline
+from posttrain.errors import RunInterrupted
+from posttrain.pipeline.interrupt import StopRequest
 
 
 def posttrain(*words: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +31,34 @@ def test_show_prints_the_numbers_of_a_run(
     assert done.returncode == 0
     assert f"{run['sft'].metrics['loss_after']:.4f}" in done.stdout
     assert "read back difference" in done.stdout
+    asked = [line.partition(", asked: ")[2] for line in done.stdout.splitlines() if ", asked: " in line]
+    assert asked and set(asked) <= {row["messages"][0]["content"] for row in rows["chat"]}
+    assert f"Report: {run.folder / 'report.html'}" in done.stdout
+
+
+def test_show_says_how_an_unfinished_run_stands(
+    tiny: Callable[..., Pipeline], rows: dict[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = tiny([SFT(LoRA(r=2), data=rows["chat"], max_steps=2, batch_size=4)])
+    with monkeypatch.context() as patched, pytest.raises(RunInterrupted):
+        patched.setattr(StopRequest, "agreed", lambda self: "SIGTERM")
+        pipeline.run()
+    done = posttrain("show", str(pipeline.run_dir))
+    assert done.returncode == 0
+    (said,) = done.stdout.splitlines()[-1:]
+    assert (
+        said.startswith("This run is stopped, in stage sft.")
+        and "Run the same command again to go on." in said
+    )
+    assert "Proofs" not in done.stdout and "trained on" not in done.stdout  # no tables without rows
+
+
+def test_a_mistyped_command_names_the_nearest() -> None:
+    for typed, meant in (("rnu", "run"), ("stratgies", "strategies"), ("chatt", "chat")):
+        done = posttrain(typed)
+        assert done.returncode == 2
+        assert f"No such command {typed!r}; did you mean {meant!r}?" in done.stderr
+    assert "did you mean" not in posttrain("xyzzy").stderr
 
 
 def test_strategies_are_listed_from_the_code() -> None:

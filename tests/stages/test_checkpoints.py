@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from posttrain import SFT, LoRA, Pipeline, Run
-from posttrain.errors import DiskSpaceError, NoValidCheckpointError
+from posttrain.errors import DiskSpaceError, NoValidCheckpointError, RunInterrupted
 from posttrain.pipeline.digests import sha256_of
+from posttrain.pipeline.interrupt import StopRequest
+from posttrain.stages.callbacks import Metrics
 from posttrain.stages.checkpoints import commit_checkpoint, newest_whole_checkpoint
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -108,6 +110,30 @@ def test_a_signal_saves_the_step_and_exits_75(tmp_path: Path, expected: str, sto
     assert weights(tmp_path / "run") == expected
     lines = [json.loads(line)["step"] for line in (stage / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, 31))  # each step once
+
+
+@pytest.mark.parametrize("steps", [3, 6])  # inside the first epoch of five, and of the second
+def test_a_run_stopped_at_its_last_step_trains_no_step_more(
+    tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """With a constant rate; a schedule that ends at 0 would hide a step too many."""
+
+    def stage() -> SFT:
+        return SFT(LoRA(r=2), data=rows["chat"][:28], eval_data=rows["chat"][:4], max_steps=steps, batch_size=6,
+                   learning_rate=1e-3, trainer_args={"lr_scheduler_type": "constant"})  # fmt: skip
+
+    whole = tiny([stage()], "whole").run()["sft"]
+    logged: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Metrics, "logged", lambda self, step: logged.append(step))
+        patched.setattr(StopRequest, "agreed", lambda self: "SIGTERM" if steps in logged else None)
+        with pytest.raises(RunInterrupted, match=f"in stage sft after step {steps};"):
+            tiny([stage()], "stopped").run()
+    found = tiny([stage()], "stopped").run()["sft"]
+    assert found.metrics["steps"] == steps == len(found.history)
+    adapters = [sha256_of(one.folder / "adapter" / "adapter_model.safetensors") for one in (whole, found)]
+    assert adapters[0] == adapters[1]
+    assert found.metrics["train_loss"] == whole.metrics["train_loss"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from posttrain.data_formats import (
     Completion,
     Conversation,
+    Data,
     Document,
     Message,
     Pair,
@@ -406,12 +407,12 @@ def test_a_row_of_another_format_is_a_bad_row():
         (
             {"question": "a", "chosen": "b", "rejected": "c"},
             "preference",
-            ["'question' -> 'prompt' or 'instruction'", "alpaca_ranking"],
+            ["'question' -> 'prompt' or 'instruction'", "`posttrain formats` lists the "],
         ),
         (
             {"text": "a"},
             "conversation",
-            ["They are text, which is of kind 'text'", "openai_messages", "sharegpt"],
+            ["They are text, which is of kind 'text'", "`posttrain formats` lists the "],
         ),
         (PAIR, "conversation", ["They are trl_explicit_prompt, which is of kind 'preference'"]),
         (
@@ -427,6 +428,20 @@ def test_an_unknown_format_lists_what_was_found_and_what_is_taken(row, kind, par
             ask([row], kind)
         for part in parts:
             assert part in str(error.value)
+
+
+def test_what_an_unknown_format_says_to_write_is_read():
+    rows = [{"问题": "一加一？", "答案": "二"}]
+    with pytest.raises(DataFileError) as error:
+        detect(rows, "conversation")
+    said = "format='qa', columns={'question': '问题', 'answer': '答案'}"
+    assert f"Say which column holds what, as in Data(..., {said}). " in str(error.value)
+    data = Data(rows, format="qa", columns={"question": "问题", "answer": "答案"})
+    (example,) = read_examples(data, "conversation").examples
+    assert [message.content for message in example.messages] == ["一加一？", "二"]
+    with pytest.raises(DataFileError) as error:
+        detect([PAIR], "conversation")  # what it is, is said already
+    assert "Say which column" not in str(error.value)
 
 
 def test_a_source_without_records_is_refused(write):
