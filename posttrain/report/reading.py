@@ -75,9 +75,13 @@ def _stage(
     attempts = read_metrics(folder / ATTEMPTS)
     started = [line for line in attempts if line["event"] == "started"]
     broken = attempts[-1] if attempts and attempts[-1]["event"] == "broken off" else None
+    # `posttrain resume` needs this folder: to repeat the run somewhere else, the command that it stands for is needed.
+    commands = [line["command"] for line in started if not line["command"].startswith("posttrain resume ")]
     stage = {
         **_UNKNOWN,
-        **_picked(without_secrets(started[-1]) if started else {}),
+        **_picked(
+            without_secrets({**started[-1], "command": commands[-1] if commands else ""}) if started else {}
+        ),
         "name": name,
         "state": _stage_state(record, broken, running),
         "folder": folder.relative_to(run_dir).as_posix(),

@@ -16,7 +16,6 @@ from calls import call_pairs, calls
 from classification import classification
 from extraction import extraction
 from knowledge import ASKED_ABOUT, BIKES, knowledge_questions, knowledge_texts
-from sums import sums
 from tone import tone, tone_pairs, tone_prompts
 from translation import translation
 from words import Row
@@ -37,8 +36,6 @@ def files() -> dict[str, list[Row]]:
         "knowledge_texts_heldout": knowledge_texts("knowledge_texts_heldout", 1),
         "knowledge_questions": knowledge_questions("knowledge_questions", ASKED_ABOUT),
         "knowledge_questions_heldout": knowledge_questions("knowledge_questions_heldout", list(BIKES)),
-        "sums": sums("sums", 240),
-        "sums_heldout": sums("sums_heldout", 48),
         "tone": tone("tone", 3),
         "tone_heldout": tone("tone_heldout", 1),
         "tone_pairs": tone_pairs("tone_pairs"),
