@@ -35,7 +35,7 @@ ZH: Mapping[str, str] = {
     "Proofs of the hand-overs": "交接证明",
     "measured": "实测",
     "Curves": "曲线",
-    "All stages on one line, each as wide as the others. Drag to zoom, double-click or press All to go back.": "所有阶段排在一条线上，宽度相同。拖动放大，双击或按“全部”复原。",
+    "All stages on one line, each as wide as the others; losses of different types of stages apart. Drag to zoom, double-click or press All to go back.": "所有阶段排在一条线上，宽度相同；不同类型阶段的损失分开画。拖动放大，双击或按“全部”复原。",
     "Of many steps, the thick line is a moving mean of the points.": "步数较多时，粗线为各点的移动平均。",
     "All": "全部",
     "Zoom in": "放大",

@@ -28,7 +28,7 @@ _HERE: Mapping[str, str] = {
     "Begin with": "起点",
     "Name of the run": "运行名称",
     "Recipe": "配方",
-    "Edit as text; the form then rests": "以文本编辑；此时表单停用",
+    "Edit as text instead of the form": "以文本编辑，代替表单",
     "It is kept beside the run folder, in": "它保存在运行目录旁：",
     "Paths are those of the folder that posttrain ui was started in.": "路径以启动 posttrain ui 的目录为准。",
     "Show the plan": "显示计划",

@@ -166,6 +166,7 @@
     const head = columns.map(([name]) => make("th", { scope: "col", class: name === "stage" ? null : "n" }, say(name)));
     return make("div", { class: "wide", tabindex: "0", role: "group", "aria-labelledby": "plan-head" }, make("table", { class: "stack" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, plan.map((one) => make("tr", {}, cells(one))))));
   }
+  const shown = () => $("plan").scrollIntoView({ block: "nearest" }); // the form above it may be long
   const notes = (plan) => plan.filter((one) => one.notes?.length).map((one) => make("details", {}, make("summary", {}, one.stage), make("ul", { class: "lines" }, one.notes.map((note) => make("li", {}, note)))));
 
   $("plan-button").addEventListener("click", async () => {
@@ -173,10 +174,12 @@
     ui.fail();
     button.disabled = true;
     $("plan").replaceChildren(make("p", { class: "faint busy" }, say("Reads the data and plans; no weights are loaded …")));
+    shown();
     try {
       const plan = await ui.post("/api/plan", of);
       planned = JSON.stringify(of);
       $("plan").replaceChildren(make("h2", { id: "plan-head" }, say("Plan")), table(plan), ...notes(plan));
+      shown();
     } catch (error) { $("plan").replaceChildren(); ui.fail(error); }
     button.disabled = false;
     changed();
