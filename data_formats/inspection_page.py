@@ -31,19 +31,39 @@ ROLES = (
 _LANGUAGES = {"Hiragana": "ja", "Katakana": "ja", "Hangul": "ko", "CJK": "zh"}  # the first that occurs
 
 
+VERDICTS = (  # the sentence that matters most; its numbers are put in by their places
+    '{0} of {1} rows is bad: training stops there, or leaves it out with Data(..., on_bad_rows="quarantine").',
+    '{0} of {1} rows are bad: training stops there, or leaves them out with Data(..., on_bad_rows="quarantine").',
+    "Training stops at this file.",
+    "The only row is good.",
+    "All {0} rows are good.",
+    "The only row is good, but it is longer than max_length={0}.",
+    "All {0} rows are good, but {1} is longer than max_length={2}.",
+    "All {0} rows are good, but {1} are longer than max_length={2}.",
+)
+_BAD, _BADS, _STOPS, _ONE, _ALL, _ONE_LONG, _ALL_ONE_LONG, _ALL_LONG = VERDICTS
+
+
+def verdict_words(found: Inspection) -> tuple[str, list[str]]:
+    """(one of VERDICTS, the numbers in it)."""
+    rows = f"{found.rows:,}"
+    if found.bad_rows:
+        return _BAD if found.bad_rows == 1 else _BADS, [f"{found.bad_rows:,}", rows]
+    if found.refusals:
+        return _STOPS, []
+    if found.tokens is None or not found.tokens.overlong:
+        return (_ONE, []) if found.rows == 1 else (_ALL, [rows])
+    report = found.tokens.report
+    if found.rows == 1:
+        return _ONE_LONG, [str(report.max_length)]
+    long = _ALL_ONE_LONG if report.overlong_rows == 1 else _ALL_LONG
+    return long, [rows, f"{report.overlong_rows:,}", str(report.max_length)]
+
+
 def verdict(found: Inspection) -> str:
     """The sentence that matters most."""
-    if found.bad_rows:
-        bad = f"{found.bad_rows:,} of {found.rows:,} rows {'is' if found.bad_rows == 1 else 'are'} bad"
-        return f'{bad}: training stops there, or leaves them out with Data(..., on_bad_rows="quarantine").'
-    if found.refusals:
-        return "Training stops at this file."
-    good = "The only row is good" if found.rows == 1 else f"All {found.rows:,} rows are good"
-    if found.tokens is None or not found.tokens.overlong:
-        return f"{good}."
-    report = found.tokens.report
-    are = "is" if report.overlong_rows == 1 else "are"
-    return f"{good}, but {report.overlong_rows:,} {are} longer than max_length={report.max_length}."
+    words, numbers = verdict_words(found)
+    return words.format(*numbers)
 
 
 def figures(found: Inspection) -> list[tuple[str, str]]:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from posttrain.commands.output import print_json
 from posttrain.data_formats import Data, Kind
 from posttrain.data_formats.inspection import KINDS, Inspection, Pieces, Preview, Tokens, inspect
-from posttrain.data_formats.inspection_page import as_page, figures, lengths, token_lines, verdict, visible
+from posttrain.data_formats.inspection_page import (
+    as_page,
+    figures,
+    lengths,
+    token_lines,
+    verdict,
+    verdict_words,
+    visible,
+)
 from posttrain.errors import DiskSpaceError, SettingError
 
 if TYPE_CHECKING:
@@ -62,7 +70,8 @@ def as_plain(found: Inspection) -> dict[str, Any]:
     tokens = found.tokens
     return {
         "source": found.source, "kind": found.kind, "format": found.format, "why": found.why, "rows": found.rows,
-        "bad_rows": found.bad_rows, "good": found.good, "verdict": verdict(found), "figures": figures(found),
+        "bad_rows": found.bad_rows, "good": found.good, "verdict": verdict(found),
+        "verdict_words": verdict_words(found), "figures": figures(found),
         "lengths": [[name, of.half, of.most, of.longest] for name, of in lengths(found)], "bad_lines": found.bad_lines,
         "tokens": None if tokens is None else {
             "lines": token_lines(tokens), "max_length": tokens.report.max_length, "histogram": tokens.histogram,

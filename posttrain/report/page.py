@@ -21,6 +21,7 @@ from posttrain.errors import ConfigurationError
 
 from .graph import graph_of, lineage
 from .health import PANEL
+from .metric_words import zh_name
 from .words import TIMELINE, TITLES, ZH
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def as_page(report: Mapping[str, Any], live: Live | None = None) -> str:
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         data=Markup(as_data(report)),
-        charts=_charts(report["curves"]),
+        charts=_charts(report["curves"], {one["name"]: one["type"] for one in report["stages"]}),
         ends=lambda metric, stage: _ends(report["curves"], metric, stage),
         graph=graph_of(report["stages"]),
         lineage=lambda stage: lineage(report, stage),
@@ -108,15 +109,37 @@ def in_time(seconds: float | None) -> str:
 
 def both(words: str, zh: Mapping[str, str] = ZH) -> Markup:
     """Words of the page in both languages, of which one is shown."""
+    return _spans(words, zh[words])
+
+
+def _spans(en: str, zh: str) -> Markup:
     from markupsafe import Markup
 
-    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(
-        words, zh[words]
-    )
+    return Markup('<span class="en">{}</span><span class="zh" lang="zh-Hans">{}</span>').format(en, zh)
+
+
+def _in_both(en: str, zh: str | None) -> Markup | str:
+    return en if zh is None else _spans(en, zh)
 
 
 def titled(metric: str) -> Markup | str:
-    return both(TITLES[metric]) if metric in TITLES else metric
+    """Of a curve: what every reader knows, or the name that it has in metrics.jsonl."""
+    return both(TITLES[metric]) if metric in TITLES else _in_both(metric, zh_name(metric))
+
+
+def named(name: str) -> Markup | str:
+    """A metric or a proof; a name that users gave stays as it is."""
+    return _in_both(visible(name.replace("_", " ")), zh_name(name))
+
+
+def sentence(item: Mapping[str, Any]) -> Markup | str:
+    """Of what needs attention; what stages and errors say stays as it was said."""
+    if "words" not in item:
+        return visible(item["text"])
+    values = {key: str(value) for key, value in item["values"].items()}
+    if "metric" in values:
+        values["metric"] = zh_name(values["metric"]) or values["metric"].replace("_", " ")
+    return _in_both(visible(item["text"]), visible(ZH[item["words"]].format(**values)))
 
 
 def as_text(value: Any) -> str:
@@ -124,14 +147,25 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _charts(curves: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """{"first": the metrics of the time line, "more": [(metric, "", or the only stage that has it)] of the others}."""
+def _charts(curves: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> dict[str, list[Any]]:
+    """{"first": the metrics of the time line, "more": the others}, each a list of (metric, stage).
+
+    The stage is "" where all share one chart. The losses of different types of stages are different quantities: on one
+    scale the smaller ones would be flat.
+    """
     stages: dict[str, list[str]] = {}
     for curve in curves:
         stages.setdefault(curve["metric"], []).append(curve["stage"])
     more = [name for name in stages if name not in (*TIMELINE, *PANEL)]
     return {
-        "first": [name for name in TIMELINE if name in stages],
+        "first": [
+            (name, stage)
+            for name in TIMELINE
+            if name in stages
+            for stage in (
+                stages[name] if name == "loss" and len({types[one] for one in stages[name]}) > 1 else [""]
+            )
+        ],
         "more": [(name, stages[name][0] if len(stages[name]) == 1 else "") for name in more],
     }
 
@@ -154,9 +188,10 @@ def _template() -> Template:
 
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {
-        "number": number, "bytes": in_bytes, "time": in_time, "text": as_text, "titled": titled, "visible": visible,
+        "number": number, "bytes": in_bytes, "time": in_time, "text": as_text, "titled": titled, "named": named,
+        "sentence": sentence, "visible": visible,
     }  # fmt: skip
-    page.globals["_"] = both
+    page.globals |= {"_": both, "zh": ZH}
     return page.from_string((_HERE / "page.html").read_text("utf-8"))
 
 

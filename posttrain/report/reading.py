@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from posttrain.pipeline.attempts import ATTEMPTS
 from posttrain.pipeline.durable import inside, read_json, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
 from posttrain.pipeline.lock import is_locked
-from posttrain.pipeline.remote_code import SWITCH
 from posttrain.pipeline.run import RUN_FILE, STAGE_FILE
 from posttrain.pipeline.secrets import without_secrets
 
 from .answers import side_by_side
+from .attention import attention_of
 from .changes import changes_of, forgetting_of
 from .curves import Curve, curves_of, thin
 from .health import health_of
@@ -51,7 +51,7 @@ def read_report(run_dir: Path) -> Json:
         "start": run["start"],
         "seed": run["seed"],
         "posttrain": run["posttrain"],
-        "attention": [item for stage in stages for item in _attention(stage)],
+        "attention": [item for stage in stages for item in attention_of(stage)],
         "stages": stages,
         "answers": side_by_side(stages),
         "curves": _curves(histories),
@@ -120,45 +120,6 @@ def _state(stages: Sequence[Json], running: bool) -> str:
     """Of the run: that of the first stage that is not finished, unless somebody is at work on it."""
     first = next((stage["state"] for stage in stages if stage["state"] != "finished"), "finished")
     return "running" if first == "waiting" and running else first
-
-
-_MUCH = 0.1  # of an ability; every training moves it a little
-
-
-def _attention(stage: Json) -> Iterator[Json]:
-    """What a reader must see first: {"level": "alarm" or "warning", "stage", "text"}."""
-    name = stage["name"]
-    if stage["remote_code"]:
-        yield {"level": "warning", "stage": name, "text": f"Python code that came with the model was allowed to run ({SWITCH}=1)"}  # fmt: skip
-    if stage["error"]:
-        level = "warning" if stage["state"] == "stopped" else "alarm"
-        yield {"level": level, "stage": name, "text": f"{stage['error']['error']}: {stage['error']['text']}"}
-    elif stage["state"] == "unfinished":
-        yield {"level": "alarm", "stage": name, "text": f"ended without a word after step {stage['steps']}; run the same command again to go on"}  # fmt: skip
-    for alarm in stage["alarms"]:
-        yield {"level": "alarm", "stage": name, "text": f"step {alarm['step']}: {alarm['text']}"}
-    for change in stage["changes"]:
-        if change["verdict"] == "worse":
-            yield {"level": "warning", "stage": name, "text": f"{change['name'].replace('_', ' ')} got worse on held-out rows: {change['before']:.4g} to {change['after']:.4g}"}  # fmt: skip
-    for lost in stage["forgetting"]:
-        if lost.get("verdict") == "worse" and abs(lost["after"] - lost["before"]) > _MUCH * abs(
-            lost["before"]
-        ):
-            yield {"level": "warning", "stage": name, "text": f"{lost['name'].replace('_', ' ')} went from {lost['before']:.4g} to {lost['after']:.4g}: fewer steps, a lower learning_rate or replay=0.05 keep more"}  # fmt: skip
-    yield from ({"level": "warning", "stage": name, "text": text} for text in _data_warnings(stage))
-
-
-def _data_warnings(stage: Json) -> Iterator[str]:
-    data = stage["data"] or {}
-    for part in (data, data.get("held_out") or {}):
-        of = "" if part is data else "held out: "
-        if lost := part.get("rows_dropped"):
-            why = ", ".join(f"{number} {reason}" for reason, number in part["dropped_reasons"].items())
-            yield f"{of}{lost} rows were dropped ({why})"
-        if cut := part.get("rows_cut"):
-            yield f"{of}{cut} rows were cut, {part['stop_tokens_lost']} of them lost a stop token"
-    if data and not stage["changes"]:
-        yield "nothing was measured on held-out rows"
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Json]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data_formats.inspection_page import visible
-from posttrain.errors import CorruptArtifactError, RunFolderError
+from posttrain.errors import CorruptArtifactError, RunFolderError, RunInterrupted
 from posttrain.pipeline.attempts import ATTEMPTS
 from posttrain.pipeline.durable import inside, read_sealed
 from posttrain.pipeline.events import ALARMS, METRICS, PROOFS, read_metrics
@@ -25,6 +25,7 @@ from posttrain.pipeline.run_list import RunState, find_runs, is_run, read_state
 from .training import Training
 
 Json = dict[str, Any]
+_ASKED_FOR = (RunInterrupted.__name__, KeyboardInterrupt.__name__)  # how such an error begins
 _TAIL = 16 << 10  # bytes at the end of metrics.jsonl in which the last line stands
 
 
@@ -72,21 +73,24 @@ class Runs:
             "output": (folder / OUTPUT_FILE).is_file(),
         }  # fmt: skip
         starting, failure = self.training.is_starting(folder), self.training.failed_start(folder)
+        stopping = self.training.is_stopping(folder)
         if not is_run(folder):
-            return row if starting else row | {"status": "failed", "error": visible(failure), "changed": 0.0}
+            if starting:
+                return row | ({"status": "stopping"} if stopping else {})
+            return row | {"status": "failed", "error": visible(failure), "changed": 0.0}
         state = self._state(folder)
         status = "starting" if starting else state.status
         return row | {
-            "status": status,
+            "status": "stopping" if stopping else status,
             "stages": [
                 {"name": visible(name), "state": _of_stage(name, state, status)} for name in state.stages
             ],
             "changed": state.changed,
             "bytes": state.bytes,
-            "error": visible(failure or state.error) if status not in ("running", "starting") else "",
+            "error": "" if status in ("running", "starting") else visible(failure or _wrong(state)),
             "resumes": status in ("stopped", "failed") and _can_resume(folder),
             "chats": bool(state.finished),
-            **(_progress(folder, state.last_stage) if status == "running" else {}),
+            **(_progress(folder, state.last_stage) if status in ("running", "stopped") else {}),
         }
 
     def _state(self, folder: Path) -> RunState:
@@ -125,6 +129,11 @@ def _of_stage(name: str, state: RunState, status: str) -> str:
     if name in state.finished:
         return "finished"
     return status if name == state.last_stage and status != "starting" else "waiting"
+
+
+def _wrong(state: RunState) -> str:
+    """Why a run ended before its end; a stop that was asked for is nothing wrong."""
+    return "" if state.status == "stopped" and state.error.startswith(_ASKED_FOR) else state.error
 
 
 def _can_resume(folder: Path) -> bool:

@@ -30,6 +30,7 @@ class Training:
     root: Path
     _started: dict[Path, subprocess.Popen[bytes]] = field(default_factory=dict)
     _begun: set[Path] = field(default_factory=set)  # those that were seen at work since
+    _asked: dict[Path, int] = field(default_factory=dict)  # the processes that were asked to end
 
     def folder(self, name: str) -> Path:
         """Where a new run of this name would stand. Raises RecipeError for a name that is none or is taken."""
@@ -69,12 +70,21 @@ class Training:
 
     def stop(self, folder: Path) -> None:
         """Ask it to save and end (SIGTERM, exit code 75). Raises RunFolderError for a run that is not at work."""
-        if (pid := worker(folder)) is not None:
-            os.kill(pid, signal.SIGTERM)
-        elif self.is_starting(folder):
-            self._started[folder].terminate()
-        else:
+        if (pid := self._at_work(folder)) is None:
             raise RunFolderError(f"{folder.name} is not at work.")
+        os.kill(pid, signal.SIGTERM)
+        self._asked[folder] = pid
+
+    def is_stopping(self, folder: Path) -> bool:
+        """Whether it was asked from here to end, and has not yet."""
+        asked = self._asked.get(folder)
+        return asked is not None and asked == self._at_work(folder)
+
+    def _at_work(self, folder: Path) -> int | None:
+        """The process that trains there or is about to; None where there is none."""
+        if (pid := worker(folder)) is not None:
+            return pid
+        return self._started[folder].pid if self.is_starting(folder) else None
 
     def is_starting(self, folder: Path) -> bool:
         """Whether it was started here, goes on, and does not hold its folder yet."""

@@ -61,7 +61,7 @@
     one.messages.push({ role: "user", content: text });
     added(one, bubble(one, "user"), text);
     const place = bubble(one, "assistant"), begun = performance.now();
-    const request = { run: one.run.value, model: one.model.value, messages: one.messages, temperature: Number($("temperature").value), max_tokens: Number($("longest").value) };
+    const request = { run: one.run.value, model: one.model.value, messages: one.messages, temperature: Number($("temperature").value.trim()), max_tokens: Number($("longest").value.trim()) };
     one.status.replaceChildren(make("span", { class: "busy" }, say("Answers …")));
     let pieces = 0, why = "";
     try {
@@ -96,10 +96,27 @@
     }
   }
 
+  // What the server would take for its own default is refused here.
+  const right = {
+    temperature: (text) => /^(\d+\.?\d*|\.\d+)$/.test(text) && Number(text) <= 2,
+    longest: (text) => /^\d+$/.test(text) && Number(text) >= 1,
+  };
+  function checked(name) {
+    const good = right[name]($(name).value.trim());
+    $(name).setAttribute("aria-invalid", String(!good));
+    $(`${name}-wrong`).hidden = good;
+    return good;
+  }
+  function allRight() {
+    const wrong = Object.keys(right).filter((name) => !checked(name));
+    if (wrong.length) $(wrong[0]).focus();
+    return !wrong.length;
+  }
+
   const shown = () => talkers.filter((one) => !one.box.hidden);
   async function send() {
     const text = $("message").value.trim();
-    if (!text || halt) return;
+    if (!text || halt || !allRight()) return;
     $("message").value = "";
     halt = new AbortController();
     $("send").disabled = true; $("halt").disabled = false;
@@ -118,6 +135,7 @@
   });
   $("form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
   $("message").addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); } });
+  for (const name of Object.keys(right)) $(name).addEventListener("input", () => checked(name));
   $("halt").addEventListener("click", () => halt?.abort());
   $("over").addEventListener("click", () => talkers.forEach(clear));
   $(runs.length ? "chat" : "none").hidden = false;

@@ -27,7 +27,10 @@
     const longest = Math.max(1, ...histogram.map(([, , rows]) => rows));
     const label = (low, high) => (low < high ? `${ui.count(low)}–${ui.count(high)}` : ui.count(low));
     const row = ([low, high, rows]) => make("tr", { class: low > limit ? "over" : null }, make("th", { scope: "row" }, label(low, high)), make("td", { class: "n" }, ui.count(rows)), make("td", { class: "bar" }, make("progress", { max: longest, value: rows, "aria-hidden": "true" })));
-    return [make("h2", {}, say("Rows by their length in tokens")), make("table", { class: "bars" }, make("tbody", {}, histogram.map(row))), make("p", { class: "faint" }, `max_length ${ui.count(limit)}`)];
+    const border = make("tr", { class: "limit" }, make("td", { colspan: 3 }, `max_length ${ui.count(limit)}`));
+    const first = histogram.findIndex(([low]) => low > limit), at = first < 0 ? histogram.length : first;
+    const lines = [...histogram.slice(0, at).map(row), border, ...histogram.slice(at).map(row)];
+    return [make("h2", {}, say("Rows by their length in tokens")), make("table", { class: "bars" }, make("tbody", {}, lines))];
   }
   // A newline can be seen, and is not copied with the text.
   const seen = (text) => text.split("\n").flatMap((line, i) => (i ? [make("span", { class: "newline" }, "↵"), "\n", line] : [line]));
@@ -35,15 +38,15 @@
     row.parts.map(([name, pieces]) => [name ? make("h4", {}, name) : null, make("pre", {}, pieces.map(([text, trained]) => make(trained ? "mark" : "span", {}, seen(text))))]));
 
   function show(found) {
-    const { tokens } = found, out = [make("h2", { class: "source" }, found.source), make("p", { class: found.good ? "good" : "bad", id: "verdict" }, found.verdict)];
-    out.push(make("dl", { class: "figures" }, found.figures.map(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])));
+    const { tokens } = found, out = [make("h2", { class: "source" }, found.source), make("p", { class: found.good ? "good" : "bad", id: "verdict" }, say(found.verdict_words[0], ...found.verdict_words[1]))];
+    out.push(make("dl", { class: "figures" }, found.figures.map(([name, value]) => [make("dt", {}, ui.named(name)), make("dd", {}, value === "none" ? say(value) : value)])));
     if (found.bad_lines.length) {
       out.push(make("h2", {}, say("Bad rows")), make("ul", { class: "lines bad-rows" }, found.bad_lines.map((line) => make("li", {}, line))));
       if (found.bad_rows > found.bad_lines.length) out.push(make("p", { class: "faint" }, say("and {0} more", ui.count(found.bad_rows - found.bad_lines.length))));
     }
     if (found.lengths.length) {
       const head = ["", "half up to", "95 % up to", "longest"].map((name) => (name ? make("th", { scope: "col", class: "n" }, say(name)) : make("td")));
-      out.push(make("h2", {}, say("Lengths")), make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, found.lengths.map(([name, ...of]) => make("tr", {}, make("th", { scope: "row" }, name), of.map((value) => make("td", { class: "n" }, ui.count(value))))))));
+      out.push(make("h2", {}, say("Lengths")), make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, found.lengths.map(([name, ...of]) => make("tr", {}, make("th", { scope: "row" }, ui.named(name)), of.map((value) => make("td", { class: "n" }, ui.count(value))))))));
     }
     if (tokens) {
       out.push(make("h2", {}, say("Tokens")), make("ul", { class: "lines" }, tokens.lines.map((line) => make("li", {}, line))), ...bars(tokens));

@@ -59,6 +59,7 @@
 
   function settingsOf(one, form, again) {
     const shapes = form?.properties ?? {}, box = make("div", { class: "settings" });
+    if ("data" in shapes) one.settings = { data: "", ...one.settings }; // what a stage learns from is always asked for
     for (const [name, value] of Object.entries(one.settings)) {
       const shape = shapes[name] ?? {}, about = shape.description ? make("small", {}, shape.description) : null;
       const off = make("button", { type: "button", class: "off" }, say("Remove"), make("span", { class: "hidden" }, ` ${name}`));
@@ -68,7 +69,7 @@
         continue;
       }
       const { id, field } = control(name, shape, value, (text) => { one.settings[name] = text; changed(); });
-      box.append(make("div", { class: "setting" }, make("label", { for: id }, name), field, off, about));
+      box.append(make("div", { class: "setting" }, make("label", { for: id }, name), field, name === "data" ? null : off, about));
     }
     const left = Object.keys(shapes).filter((name) => !(name in one.settings));
     if (left.length) {
@@ -110,7 +111,7 @@
   }
 
   function draw() {
-    const box = make("div", { id: "settings" });
+    const box = make("div", { id: "settings", hidden: $("by-hand").checked });
     if (state.flags) {
       for (const flag of recipe().flags) {
         const { id, field } = control(flag.name, { default: flag.default, type: flag.kind }, state.flags[flag.name], (text) => { state.flags[flag.name] = text; changed(); });
@@ -143,8 +144,7 @@
   function rest() {
     const byHand = $("by-hand").checked;
     $("text").readOnly = !byHand;
-    $("settings").inert = byHand;
-    $("settings").classList.toggle("resting", byHand);
+    $("settings").hidden = byHand;
     $("by-hand-box").hidden = Boolean(state.flags);
   }
 
@@ -162,10 +162,11 @@
       ["stage", (one) => one.stage], ["rows", (one) => ui.count(one.rows)], ["held out", (one) => ui.count(one.held_out)], ["cut", (one) => ui.count(one.cut)], ["dropped", (one) => ui.count(one.dropped)], ["tokens", (one) => ui.count(one.tokens)], ["steps", (one) => ui.count(one.steps)],
       ["trained parameters", (one) => (one.total_parameters ? share(one) : "–")], ["peak memory", (one) => (one.memory_bytes == null ? "–" : ui.bytes(one.memory_bytes))], ["disk", (one) => (one.disk_bytes == null ? "–" : ui.bytes(one.disk_bytes))],
     ];
-    const cells = (one) => columns.map(([name, of]) => (name === "stage" ? make("th", { scope: "row" }, of(one)) : make("td", { class: "n" }, of(one))));
+    const cells = (one) => columns.map(([name, of]) => (name === "stage" ? make("th", { scope: "row" }, of(one)) : make("td", { class: "n", ...ui.cell(name) }, of(one))));
     const head = columns.map(([name]) => make("th", { scope: "col", class: name === "stage" ? null : "n" }, say(name)));
-    return make("div", { class: "wide", tabindex: "0", role: "group", "aria-labelledby": "plan-head" }, make("table", {}, make("thead", {}, make("tr", {}, head)), make("tbody", {}, plan.map((one) => make("tr", {}, cells(one))))));
+    return make("div", { class: "wide", tabindex: "0", role: "group", "aria-labelledby": "plan-head" }, make("table", { class: "stack" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, plan.map((one) => make("tr", {}, cells(one))))));
   }
+  const shown = () => $("plan").scrollIntoView({ block: "nearest" }); // the form above it may be long
   const notes = (plan) => plan.filter((one) => one.notes?.length).map((one) => make("details", {}, make("summary", {}, one.stage), make("ul", { class: "lines" }, one.notes.map((note) => make("li", {}, note)))));
 
   $("plan-button").addEventListener("click", async () => {
@@ -173,10 +174,12 @@
     ui.fail();
     button.disabled = true;
     $("plan").replaceChildren(make("p", { class: "faint busy" }, say("Reads the data and plans; no weights are loaded …")));
+    shown();
     try {
       const plan = await ui.post("/api/plan", of);
       planned = JSON.stringify(of);
       $("plan").replaceChildren(make("h2", { id: "plan-head" }, say("Plan")), table(plan), ...notes(plan));
+      shown();
     } catch (error) { $("plan").replaceChildren(); ui.fail(error); }
     button.disabled = false;
     changed();

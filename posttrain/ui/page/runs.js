@@ -13,22 +13,28 @@
   }
 
   function progress(row) {
-    if (row.step == null) return null;
+    if (row.step == null || row.status === "stopped") return null;
     return [
       row.steps ? make("progress", { max: row.steps, value: row.step, "aria-hidden": "true" }) : null,
       make("span", { class: "faint" }, row.steps ? say("step {0} of {1}", row.step, row.steps) : say("step {0}", row.step)),
     ];
   }
 
+  // Of a run that was stopped there is nothing wrong to tell.
+  function why(row) {
+    if (row.error) return make("small", { class: row.status === "stopped" ? "why" : "why bad" }, row.error);
+    return row.status === "stopped" && row.resumes && row.step != null ? make("small", { class: "why" }, say("stopped after step {0}; resume goes on", row.step)) : null;
+  }
+
   const line = (row) => make("tr", { "data-run": row.id, "data-status": row.status },
-    make("th", { scope: "row" }, make("a", { href: `/runs/${row.id}` }, row.name), row.error ? make("small", { class: row.status === "stopped" ? "why" : "why bad" }, row.error) : null),
+    make("th", { scope: "row" }, make("a", { href: `/runs/${row.id}` }, row.name), why(row)),
     make("td", {}, make("span", { class: `state ${row.status}` }, say(row.status))),
     make("td", {}, make("ol", { class: "chain" }, row.stages.map((stage) => make("li", { class: stage.state }, stage.name))), progress(row)),
     make("td", { class: "n" }, row.loss == null ? "" : ui.number(row.loss)),
     make("td", {}, when(row.changed)),
     make("td", { class: "n" }, ui.bytes(row.bytes)),
     make("td", {}, make("div", { class: "buttons" },
-      ["running", "starting"].includes(row.status) ? make("button", { type: "button", "data-action": "stop" }, say("Stop")) : null,
+      ["running", "starting", "stopping"].includes(row.status) ? make("button", { type: "button", "data-action": "stop", disabled: row.status === "stopping" }, say("Stop")) : null,
       row.resumes ? make("button", { type: "button", "data-action": "resume" }, say("Resume")) : null,
       row.chats ? make("a", { class: "button", href: `/chat?run=${row.id}` }, say("Chat")) : null)));
 

@@ -24,11 +24,17 @@ const ui = (() => {
       span.textContent = text.replace(/\{(\d)\}/g, (_, i) => String(values[i]));
       return span;
     };
-    if (!(words in zh)) throw new Error(`no Chinese for: ${words}`);
+    if (!Object.hasOwn(zh, words)) throw new Error(`no Chinese for: ${words}`);
     const both = document.createDocumentFragment();
     both.append(one("en", words), one("zh-Hans", zh[words]));
     return both;
   }
+
+  // What a cell holds, said in the cell where a narrow page stacks them.
+  const cell = (words) => ({ "data-en": words, "data-zh": zh[words] });
+
+  // Names that the library gives: those that are no words of the page stay as they are.
+  const named = (name) => (Object.hasOwn(zh, name) ? say(name) : name);
 
   // An element; children that are no nodes become text.
   function make(tag, attributes = {}, ...children) {
@@ -94,5 +100,5 @@ const ui = (() => {
   const count = (value) => (value == null ? "–" : Number(value).toLocaleString("en"));
   const ready = () => { root.dataset.ready = ""; };
   const data = () => JSON.parse(document.getElementById("data").textContent);
-  return { say, make, morph, answer, get, post, follow, fail, bytes, number, count, ready, data };
+  return { say, named, cell, make, morph, answer, get, post, follow, fail, bytes, number, count, ready, data };
 })();

@@ -137,7 +137,10 @@ def test_the_state_of_a_stage_that_is_not_finished(tmp_path: Path) -> None:
     assert report["state"] == "failed"
     assert report["attention"] == [{"level": "alarm", "stage": "sft", "text": "TrainingDivergedError: The loss at step 2 is nan."}]  # fmt: skip
     break_off(stage, "RunInterrupted", "Stopped by SIGTERM.")
-    assert read_report(folder)["state"] == "stopped"
+    report = read_report(folder)
+    assert report["state"] == "stopped"
+    (news,) = report["attention"]  # that somebody stopped it is nothing wrong
+    assert (news["level"], news["text"]) == ("note", "stopped after step 1; resume goes on")
 
 
 def test_folders_that_are_none_or_damaged(tmp_path: Path) -> None:

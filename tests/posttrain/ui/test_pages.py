@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.data_formats.inspection_page import visible
+from posttrain.data_formats.inspection_page import ROLES, VERDICTS, visible
 from posttrain.pipeline.launch import Launch, Started
 from posttrain.pipeline.lock import run_lock
 from posttrain.report.words import TITLES
@@ -21,6 +21,8 @@ from tests.posttrain.report.runs import RunFolder, lines_of, rlhf, write_steps
 from tests.posttrain.report.test_page import HOSTILE, hostile
 
 PAGE = Path(__file__).resolve().parents[3] / "posttrain" / "ui" / "page"
+FIGURES = {"kind", "format", "rows", "bad rows", "duplicates", "chosen = rejected", "scripts", "note", "training stops",
+           "none", "messages of a dialogue"}  # fmt: skip
 NOTHING_RAN = """(() => {
   const foreign = document.querySelectorAll('img, iframe, object, embed, link, base, math, template, style:not(head *)').length;
   const handlers = [...document.querySelectorAll('*')].some((e) => [...e.attributes].some((a) => a.name.startsWith('on')));
@@ -33,12 +35,11 @@ def test_every_word_is_there_in_both_languages() -> None:
     used = set(re.findall(r'(?:_|say|button)\("([^"]+)"', source))
     spoken = {"run", "state", "stages", "loss", "changed", "size", "stage", "rows", "held out", "cut", "dropped", "tokens", "steps",
               "trained parameters", "peak memory", "disk", "half up to", "95 % up to", "longest", "finished", "running", "stopped",
-              "failed", "damaged", "starting"}  # fmt: skip
-    assert all(
-        f'"{word}"' in source or word in ("finished", "failed", "stopped", "damaged") for word in spoken
-    )
-    assert used | spoken <= set(ZH)
-    assert set(ZH) - set(OF_REPORT) <= used | spoken
+              "failed", "damaged", "starting", "stopping"}  # fmt: skip
+    assert all(f'"{word}"' in source or word in ("finished", "failed", "damaged") for word in spoken)
+    told = {*VERDICTS, *(f"characters of {role}" for role in ROLES), *FIGURES}  # by what inspects
+    assert used | spoken | told <= set(ZH)
+    assert set(ZH) - set(OF_REPORT) <= used | spoken | told
     assert set(TITLES.values()) <= set(ZH)
 
 
@@ -111,7 +112,34 @@ def test_hostile_rows_and_settings_stay_text(
     assert page.run("document.querySelector('.row mark').textContent") == f"ok {HOSTILE[0]}<|im_end|>"
     assert "[object" not in text
     assert page.run(NOTHING_RAN) == [0, False, False, 0]
+    bar, label = page.run(
+        "[...document.querySelectorAll('.bars tr:not(.limit)')].map((row) => [row.querySelector('progress'), row.querySelector('th')]"
+        ".map((one) => { const { top, bottom, width } = one.getBoundingClientRect(); return [(top + bottom) / 2, width]; }))[0]"
+    )
+    assert abs(bar[0] - label[0]) < 3  # a bar stands in the line of its label
+    assert page.run("document.querySelector('.bars .limit').textContent") == "max_length 1,024"
     keep("data")
+    assert page.errors == []
+
+
+def test_a_number_that_is_none_is_not_sent(site: Site, address: str, page: Browser) -> None:
+    rlhf(site.root / "a")
+    page.open(f"{address}/chat")
+    for field, wrong in (
+        ("temperature", "abc"),
+        ("temperature", ""),
+        ("temperature", "2.5"),
+        ("longest", "0"),
+    ):
+        page.write(f"#{field}", wrong)
+        page.write("#message", "Hi")
+        page.click("#send")
+        page.wait_for(f"!document.getElementById('{field}-wrong').hidden")
+        assert page.run(f"document.getElementById('{field}').getAttribute('aria-invalid')") == "true"
+        assert page.run("document.getElementById('message').value") == "Hi"
+        page.write(f"#{field}", "1")
+        assert page.run(f"document.getElementById('{field}-wrong').hidden")
+    assert page.run("document.querySelector('.said')") is None
     assert page.errors == []
 
 
@@ -199,8 +227,9 @@ def test_the_form_writes_what_recipes_say(address: str, page: Browser) -> None:
         == "posttrain run extraction.py --model=embedded --seed=0"
     )
     page.choose("#recipe", "quickstart")
-    page.choose("#settings fieldset:nth-of-type(3) .more select", "data")
-    page.run("document.activeElement.id = 'the-data'")
+    page.run(
+        "[...document.querySelectorAll('#settings fieldset:nth-of-type(3) label')].find((one) => one.textContent === 'data').control.id = 'the-data'"
+    )
     for typed, meant in (
         ("chat.jsonl", "chat.jsonl"),
         ("[a.jsonl, b.jsonl]", ["a.jsonl", "b.jsonl"]),
@@ -214,7 +243,7 @@ def test_the_form_writes_what_recipes_say(address: str, page: Browser) -> None:
         assert made["stages"][1]["SFT"]["data"] == meant
     page.click("#by-hand")
     assert page.run(
-        "[document.getElementById('text').readOnly, document.getElementById('settings').inert]"
+        "[document.getElementById('text').readOnly, document.getElementById('settings').hidden]"
     ) == [False, True]
     assert page.errors == []
 

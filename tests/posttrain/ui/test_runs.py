@@ -1,6 +1,8 @@
 """The list of runs says what the folders say."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +48,22 @@ def test_only_what_can_be_resumed_is_offered(site: Site) -> None:
         assert row_of(site, folder)["resumes"] is offered
 
 
+def test_a_stop_that_was_asked_for_is_no_error(site: Site) -> None:
+    run = RunFolder(site.root / "a", ["sft", "dpo"])
+    write_steps(run.begin("sft"), [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}])
+    folder = run.write()
+    for error, told in (
+        ("RunInterrupted: Stopped by SIGTERM", ""),
+        ("KeyboardInterrupt: ", ""),
+        ("Other: x", "Other: x"),
+    ):
+        Launch(
+            ("sft", "dpo"), Started(str(site.root), recipe="x"), time.time(), "stopped", error=error
+        ).write(folder)
+        row = row_of(site, folder)
+        assert (row["status"], row["error"], row["step"]) == ("stopped", told, 2)
+
+
 def test_the_stamp_follows_what_the_report_shows(site: Site) -> None:
     folder = rlhf(site.root / "a")
     seen = [stamp_of(folder)]
@@ -85,7 +103,12 @@ def test_who_works_there(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     other = subprocess.Popen([sys.executable, "-c", code, str(site.root)], stdout=subprocess.PIPE)
     assert other.stdout and other.stdout.readline() == b"in\n"
     assert worker(site.root) == other.pid
+    assert not site.training.is_stopping(site.root)
+    os.kill(other.pid, signal.SIGSTOP)  # it hears of the stop later
     site.training.stop(site.root)
+    assert site.training.is_stopping(site.root)
+    os.kill(other.pid, signal.SIGCONT)
     assert other.wait(30) == -15
+    assert not site.training.is_stopping(site.root)
     other.stdout.close()
     assert worker(site.root) is None
