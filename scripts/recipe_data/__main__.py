@@ -15,7 +15,6 @@ from pathlib import Path
 from calls import call_pairs, calls
 from classification import classification
 from extraction import extraction
-from knowledge import ASKED_ABOUT, BIKES, knowledge_questions, knowledge_texts
 from tone import tone, tone_pairs, tone_prompts
 from translation import translation
 from words import Row
@@ -32,10 +31,6 @@ def files() -> dict[str, list[Row]]:
         "calls_heldout": calls("calls_heldout", 24),
         "call_pairs": call_pairs("call_pairs", 40),
         "call_pairs_heldout": call_pairs("call_pairs_heldout", 16),
-        "knowledge_texts": knowledge_texts("knowledge_texts", 8),
-        "knowledge_texts_heldout": knowledge_texts("knowledge_texts_heldout", 1),
-        "knowledge_questions": knowledge_questions("knowledge_questions", ASKED_ABOUT),
-        "knowledge_questions_heldout": knowledge_questions("knowledge_questions_heldout", list(BIKES)),
         "tone": tone("tone", 3),
         "tone_heldout": tone("tone_heldout", 1),
         "tone_pairs": tone_pairs("tone_pairs"),

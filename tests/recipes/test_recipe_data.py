@@ -40,7 +40,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 19
+    assert len(made) == 15
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
@@ -117,33 +117,3 @@ def test_held_out_translations_have_known_words_in_new_sentences() -> None:
     known = {word.strip(".?").lower() for row in trained for word in row["German"].split()}
     unknown = {word.strip(".?").lower() for row in held_out for word in row["German"].split()} - known
     assert not unknown
-
-
-def test_two_bikes_are_told_about_in_documents_alone() -> None:
-    bikes = set(part("knowledge")["BIKES"])
-    asked, held_out = (
-        {bike for bike in bikes for row in each if bike in row["question"]}
-        for each in both("knowledge_questions")
-    )
-    assert len(bikes) == 10 and held_out == bikes and len(asked) == 8
-    texts = " ".join(row["text"] for row in rows("knowledge_texts"))
-    for row in rows("knowledge_questions_heldout"):
-        (bike,) = (name for name in bikes if name in row["question"])
-        assert row["answer"] in part("knowledge")["BIKES"][bike].values()
-        assert row["answer"] in texts
-
-
-def test_no_held_out_wording_of_a_fact_or_a_question_is_trained_on() -> None:
-    for name, field in (("knowledge_texts", "text"), ("knowledge_questions", "question")):
-        trained, held_out = both(name)
-        assert not {row[field] for row in trained} & {row[field] for row in held_out}
-        bikes = part("knowledge")["BIKES"]
-        without = [{_of_any_bike(row[field], bikes) for row in each} for each in (trained, held_out)]
-        assert not without[0] & without[1]
-
-
-def _of_any_bike(text: str, bikes: dict[str, dict[str, str]]) -> str:
-    for bike, facts in bikes.items():
-        for name in (bike, *facts.values()):
-            text = text.replace(name, "_")
-    return text
