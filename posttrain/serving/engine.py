@@ -268,9 +268,18 @@ class Engine:
                 self._reading.append(self._waiting.popleft())
         if self._reading:
             rows = [*self._rows, *self._reading]
-            self._decoder.reserve(len(rows), max(one.longest for one in rows))
+            room = max(one.longest for one in rows)
+            self._decoder.reserve(len(rows), room)
             for slot, one in enumerate(self._reading, len(self._rows)):
                 one.length = self._decoder.recall(slot, one.prompt, one.adapter)
+            # Rows are read side by side: behind the one that is known furthest there is room for the longest rest.
+            for most in sorted({0, *(one.length for one in self._reading)}, reverse=True):
+                known = [min(one.length, most) for one in self._reading]
+                rest = [len(one.prompt) - length for one, length in zip(self._reading, known, strict=True)]
+                if max(known) + max(rest) <= room:
+                    break
+            for one, length in zip(self._reading, known, strict=True):
+                one.length = length
 
     def _read_prompts(self) -> None:
         """The next tokens of the prompts at hand; those read to their end get their first token."""

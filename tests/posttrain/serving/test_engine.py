@@ -237,6 +237,25 @@ def test_what_a_slot_holds_is_not_read_again(name: str, monkeypatch: pytest.Monk
     )  # of 32, 18 and 20; how much of the last one is left depends on who ended first
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_known_prompt_is_read_beside_a_new_one(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One is known but for its last token and the other is not known at all: side by side they need the most room."""
+    model, draw = model_of(CONFIGS[name]), random.Random(5)
+    known, new = ([draw.randrange(3, 101) for _ in range(length)] for length in (250, 200))
+    want = []
+    for prompt in (known, new):
+        alone = Engine(model, [1])
+        want.append(Asked(alone, prompt, 3).all())
+        alone.close()
+    engine = Engine(model, [1])
+    assert Asked(engine, known, 3).all() == want[0]
+    with engine._changed:  # both before the engine looks
+        both = [Asked(engine, prompt, 3) for prompt in (known, new)]
+    assert [one.all() for one in both] == want
+    engine.close()
+    assert not caplog.records
+
+
 def test_an_adapter_has_its_own_memory() -> None:
     from posttrain.serving.decoder import Decoder
 
