@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -130,7 +131,8 @@ class _Lines:
             self._shown, self._at = line, time.monotonic()
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError, ValueError):  # a reader that went or a full disk must not end the run
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         pass

@@ -111,3 +111,16 @@ def test_a_log_hears_what_must_be_seen(caplog: pytest.LogCaptureFixture) -> None
         display.begin_stage(1)
         display.note("the adapter was rolled back")
     assert [record.getMessage() for record in caplog.records] == ["sft: the adapter was rolled back"]
+
+
+def test_a_reader_that_went_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(progress.sys, "stderr", Gone())
+    monkeypatch.setattr(progress, "_screen", progress._Lines)
+    drive(Display(["cpt", "sft"]))
