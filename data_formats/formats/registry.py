@@ -112,7 +112,7 @@ def _ways_out(first: Mapping[str, Any], kind: Kind, *, told: bool) -> str:
     known = formats_of(kind)
     takes = f"Kind '{kind}' takes " + "; ".join(f"{each.name} {each.shape}" for each in known) + "."
     if len(known) > _FEW:
-        takes = f"`posttrain formats` lists the {len(known)} that are."
+        takes = f"`posttrain formats` lists the {len(known)} formats of this kind."
     name, needed = _PLAIN.get(kind, ("", ()))
     if told or not needed or len(first) < len(needed):
         return takes

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from io import BufferedReader, BytesIO
 from itertools import chain
 from pathlib import Path
@@ -64,35 +63,36 @@ def lines_of(file: BufferedReader | BytesIO, path: Path) -> Iterator[bytes]:
 
 
 def _lines(file: BufferedReader | BytesIO, path: Path) -> Iterator[bytes]:
-    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), 2):
-        if len(line) >= LONGEST_LINE:
-            raise _too_long(path, number)
+    number = 2
+    while line := line_of(file, path, number):
         yield line
+        number += 1
 
 
 def line_of(file: BufferedReader | BytesIO, path: Path, number: int) -> bytes:
     """The rest of the line at which a file stands. Raises DataFileError for one that no row is."""
     line = file.readline(LONGEST_LINE)
     if len(line) >= LONGEST_LINE:
-        raise _too_long(path, number)
+        raise DataFileError(
+            f"{path.name}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB, which no row is; "
+            "write one row a line."
+        )
     return line
 
 
 def unpacked(file: BufferedReader, path: Path) -> bytes:
     """All bytes. Raises DataFileError where a small .gz holds more than memory should be given to."""
-    data = file.read(MOST_UNPACKED) if is_gzip(path) else file.read()
-    if is_gzip(path) and len(data) >= MOST_UNPACKED:
-        raise DataFileError(
-            f"{path}: unpacked it is larger than {MOST_UNPACKED >> 20} MiB, and an array is read as a whole; "
-            "write one JSON object a line into a .jsonl.gz file."
-        )
-    return data
-
-
-def _too_long(path: Path, number: int) -> DataFileError:
-    return DataFileError(
-        f"{path.name}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB, which no row is; write one row a line."
-    )
+    if not is_gzip(path):
+        return file.read()
+    data = bytearray()
+    while piece := file.read(2**20):  # room for all that might come is not asked for
+        data += piece
+        if len(data) >= MOST_UNPACKED:
+            raise DataFileError(
+                f"{path}: unpacked it is larger than {MOST_UNPACKED >> 20} MiB, and an array is read as a whole; "
+                "write one JSON object a line into a .jsonl.gz file."
+            )
+    return bytes(data)
 
 
 def without_mark(data: bytes, path: Path) -> bytes:

@@ -60,9 +60,6 @@ def _in_common(rows: Sequence[np.ndarray]) -> int:
     """Tokens that all of them begin with; none where they are too few to be computed once."""
     from ...pipeline.packed_rows import SHORTEST_SHARED, in_common
 
-    shortest, longest = (
-        min(map(list, rows)),
-        max(map(list, rows)),
-    )  # in alphabetical order: the two that differ most
-    shared = in_common(shortest, longest)
+    # The first and the last in alphabetical order differ most.
+    shared = in_common(min(map(list, rows)), max(map(list, rows)))
     return shared if shared >= SHORTEST_SHARED else 0

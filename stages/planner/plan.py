@@ -41,15 +41,8 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
         )
     checkpointing = wants_checkpointing(stage, start, longest, tables.labels)
     measured = len(tables.held_out) * longest if tables.held_out else 0
-    memory = estimate(
-        stage,
-        sizes,
-        longest,
-        checkpointing,
-        this_machine(),
-        measured,
-        _largest(stage, tables, sizes, longest),
-    )
+    largest = _largest(stage, tables, sizes, longest)
+    memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured, largest)
     refuse_what_cannot_fit(stage, memory, base.folder, longest, measured, this_machine(), tables.labels)
     return StagePlan(
         rows_read=tables.rows_read,
