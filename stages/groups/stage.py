@@ -11,7 +11,7 @@ from posttrain.errors import SettingError
 
 from ...pipeline import ModelRef, Ranks, StageContext, StagePlan
 from ...pipeline.settings import check_number, refuse
-from ..online import OnlineStage
+from ..online import OnlineStage, check_whole_groups
 from ..trl_trainers import TrainerKind
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ class GroupStage(OnlineStage):
         for name in ("num_iterations", "steps_per_generation", "generation_batch_size"):
             check_number(f"{owner}(trainer_args)", name, self.trainer_args.get(name), least=1, whole=True)
         check_number(f"{owner}(trainer_args)", "temperature", self.temperature, above=0.0)
-        if self.answers % self.num_generations:
-            raise SettingError(
-                f"{owner}(num_generations={self.num_generations}): a rollout has {self.answers} answers "
-                "(batch_size * gradient_accumulation), which is no multiple of it, so a prompt would get fewer; change "
-                "one of them."
-            )
+        check_whole_groups(owner, self.answers, self.num_generations)
         if (self._batches_per_rollout * self._passes) % self.gradient_accumulation:
             raise SettingError(
                 f"{owner}: a rollout of {self.answers} answers is no whole number of optimizer steps of batch_size="

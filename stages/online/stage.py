@@ -182,3 +182,13 @@ class OnlineStage(TrainingStage):
 
     def measuring(self, model: Any, held_out: Any, pad_id: int) -> Any:
         raise AssertionError("online stages measure in their session: it takes rewards")
+
+
+def check_whole_groups(owner: str, answers: int, num_generations: int) -> None:
+    """Raise SettingError where a rollout of `answers` answers would give some prompt fewer than `num_generations`."""
+    if answers % num_generations:
+        raise SettingError(
+            f"{owner}(num_generations={num_generations}): a rollout has {answers} answers (batch_size * "
+            "gradient_accumulation, of PPO times num_mini_batches), which is no multiple of it, so a prompt would get "
+            "fewer; change one of them."
+        )

@@ -14,6 +14,7 @@ from ..online.rollouts import Rollout, Rollouts
 from .formulas import (
     KLController,
     RunningMoments,
+    above_the_others,
     explained_variance,
     generalized_advantages,
     token_kl,
@@ -23,21 +24,21 @@ from .formulas import (
 from .update import Scored
 
 if TYPE_CHECKING:
-    from .stage import PPOArguments
+    from .stage import PPO
 
 
 def prepare(
     rollouts: Rollouts,
     rollout: Rollout,
-    arguments: PPOArguments,
+    stage: PPO,
     controller: KLController,
     moments: RunningMoments,
 ) -> tuple[Scored, RunningMoments, dict[str, float]]:
     """(what is learned from, the running statistics with this rollout, numbers to log)."""
-    mask_NT, values_NT = rollout.mask_NT, _values(rollouts, rollout)
+    arguments, mask_NT, values_NT = stage.arguments, rollout.mask_NT, _values(rollouts, rollout)
     moments = moments.updated(rollout.scores)
     kl_NT = token_kl(rollout.log_probs_NT, rollout.reference_NT, arguments.kl_estimator)
-    rewards_NT = token_rewards(_scores(rollout, arguments, moments), kl_NT, mask_NT, controller.coefficient)
+    rewards_NT = token_rewards(_scores(rollout, stage, moments), kl_NT, mask_NT, controller.coefficient)
     if arguments.whiten_rewards:
         mean = (rewards_NT * mask_NT).sum() / mask_NT.sum()
         rewards_NT = whiten(rewards_NT, mask_NT) + mean * mask_NT
@@ -69,12 +70,13 @@ def _values(rollouts: Rollouts, rollout: Rollout) -> Tensor:
     return rollouts.add(values_NT)
 
 
-def _scores(rollout: Rollout, arguments: PPOArguments, moments: RunningMoments) -> Tensor:
-    """(N,): scaled, clipped, and less the penalty of answers that were cut."""
-    scores_N = torch.tensor(rollout.scores)
+def _scores(rollout: Rollout, stage: PPO, moments: RunningMoments) -> Tensor:
+    """(N,): scaled, clipped, less the penalty of answers that were cut, and less what a prompt's other answers got."""
+    arguments, scores_N = stage.arguments, torch.tensor(rollout.scores)
     if arguments.scale_rewards and moments.std > 0:
         scores_N = scores_N / moments.std
     if arguments.reward_clip is not None:
         scores_N = scores_N.clamp(-arguments.reward_clip, arguments.reward_clip)
     cut_N = torch.tensor([not answer.stopped for answer in rollout.answers]).float()
-    return scores_N - arguments.missing_eos_penalty * cut_N
+    scores_N = scores_N - arguments.missing_eos_penalty * cut_N
+    return above_the_others(scores_N, rollout.rows) if stage.num_generations > 1 else scores_N

@@ -8,6 +8,7 @@ a penalty and its controller, Ziegler et al., arXiv 1909.08593; k1 and k3, J. Sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,6 +48,18 @@ def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, kl_coefficien
     return rewards_BT.index_put(
         (torch.arange(len(score_B), device=score_B.device), last_B), score_B.to(rewards_BT), accumulate=True
     )
+
+
+def above_the_others(scores_N: Tensor, prompts: Sequence[int]) -> Tensor:
+    """(N,): each score less the mean of the other answers' to its prompt; as it is where a prompt has one answer.
+
+    The leave-one-out baseline of RLOO (Ahmadian et al., arXiv 2402.14740): it does not depend on the answer it is
+    taken from, so the policy's gradient keeps its expectation.
+    """
+    of = torch.tensor(prompts, device=scores_N.device)
+    same_NN = (of[:, None] == of[None, :]).to(scores_N)
+    others_N = same_NN.sum(1) - 1
+    return scores_N - (same_NN @ scores_N - scores_N) / others_N.clamp(min=1)
 
 
 def generalized_advantages(

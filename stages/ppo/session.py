@@ -141,7 +141,7 @@ class PPOSession:
         answered = time.monotonic()
         rollout = self._rollouts.scored(self._tables.train, rows, sampled)
         scored, moments, numbers = prepare(
-            self._rollouts, rollout, arguments, self._progress.controller, self._progress.moments
+            self._rollouts, rollout, self._stage, self._progress.controller, self._progress.moments
         )
         give_back_freed_memory()  # keys, values and merged weights, in whose places no activations fit
         ready = time.monotonic()
@@ -180,12 +180,13 @@ class PPOSession:
             )
 
     def _rows_of(self, step: int) -> list[int]:
-        """The prompts of a step: the next ones of an endless row of permutations."""
-        size, count = self._stage.rollout_size, len(self._tables.train)
+        """The prompts of a step, each as often as it is answered: the next ones of an endless row of permutations."""
+        size, count = self._stage.prompts_per_rollout, len(self._tables.train)
         rows = []
         for place in range(step * size, (step + 1) * size):
             epoch, at = divmod(place, count)
-            rows.append(_permutation(count, row_seed(self._context.seed, "epoch", epoch) % 2**63)[at])
+            row = _permutation(count, row_seed(self._context.seed, "epoch", epoch) % 2**63)[at]
+            rows += [row] * self._stage.num_generations
         return rows
 
 

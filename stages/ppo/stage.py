@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ...data_formats import DataSource, detect
 from ...pipeline import ModelRef, Ranks, Setting, Stage, StageContext, StagePlan
 from ...pipeline.settings import CheckedSettings, as_plain, check_choice, check_number, refuse, refuse_unknown
-from ..online import OnlineStage
+from ..online import OnlineStage, check_whole_groups
 from ..online.stage import Critic
 from ..reward_model import RewardModel
 from ..strategies import LoRA, Strategy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..training import Session
 
 
-_HIDDEN_ON_A_CPU = 300_000  # numbers in the hidden states of a batch: enough to keep its cores busy
+_HIDDEN_ON_A_CPU = 600_000  # numbers in the hidden states of a batch: enough to keep its cores busy
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "polynomial", "inverse_sqrt")
 
@@ -92,11 +92,13 @@ class PPOArguments(CheckedSettings):
 class PPO(OnlineStage):
     """PPO with one frozen base for policy, reference, reward model and critic (Schulman et al., arXiv 1707.06347).
 
-    One step: `batch_size * gradient_accumulation * num_mini_batches` prompts are answered and scored, then the policy
+    One step: `batch_size * gradient_accumulation * num_mini_batches` answers are sampled and scored, then the policy
     is updated `num_ppo_epochs` times on them. max_steps counts such steps, epochs passes over the prompts.
 
     kl_coef: weight of the KL penalty to the reference, per token. target_kl: nats per answer that the coefficient is
     steered to; None keeps it fixed.
+    num_generations: answers to each prompt. Above 1 the mean score of a prompt's other answers is taken from that of
+    each (the baseline of RLOO, Ahmadian et al., arXiv 2402.14740), for the critic to explain what is left.
     critic: "adapter" (one of its own, started from the reward model) or "shared" (a head on the policy).
     ptx_data: chats whose language loss is added at each optimizer step, as many rows as answers.
     ptx_coef: what that loss is multiplied with.
@@ -107,6 +109,7 @@ class PPO(OnlineStage):
 
     kl_coef: float = field(default=0.05, kw_only=True)
     target_kl: float | None = field(default=None, kw_only=True)
+    num_generations: int = field(default=1, kw_only=True)
     critic: Critic = field(default="adapter", kw_only=True)
     ptx_data: DataSource | None = field(default=None, kw_only=True)
     ptx_coef: float = field(default=0.1, kw_only=True)
@@ -119,8 +122,10 @@ class PPO(OnlineStage):
             refuse("PPO", "kl_coef", None, "a number")
         check_number("PPO", "kl_coef", self.kl_coef, least=0.0)
         check_number("PPO", "target_kl", self.target_kl, above=0.0)
+        check_number("PPO", "num_generations", self.num_generations, least=1, whole=True)
         check_number("PPO", "ptx_coef", self.ptx_coef, above=0.0)
         check_choice("PPO", "critic", self.critic, ("adapter", "shared"))
+        check_whole_groups("PPO", self.rollout_size, self.num_generations)
 
     def check_trainer_args(self) -> None:
         refuse_unknown("PPO(trainer_args=...)", self.trainer_args, [f.name for f in fields(PPOArguments)])
@@ -153,6 +158,11 @@ class PPO(OnlineStage):
         ranks = Ranks.of_environment().size
         return self.batch_size * self.gradient_accumulation * self.arguments.num_mini_batches * ranks
 
+    @property
+    def prompts_per_rollout(self) -> int:
+        """Prompts of one PPO step, over all ranks."""
+        return self.rollout_size // self.num_generations
+
     def rows_at_once(self, length: int, hidden: int, on_gpu: bool) -> int:
         """Fewer take less memory, and the gradients are those of the mini-batch however it is cut."""
         return (
@@ -168,7 +178,7 @@ class PPO(OnlineStage):
         """PPO steps."""
         if self.max_steps is not None:
             return self.max_steps
-        return math.ceil(prompts * (self.resolved_epochs or 1.0) / self.rollout_size)
+        return math.ceil(prompts * (self.resolved_epochs or 1.0) / self.prompts_per_rollout)
 
     def optimizer_steps(self, prompts: int) -> int:
         """Fewer are made where `stop_kl` ends a rollout's updates early."""

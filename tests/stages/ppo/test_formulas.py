@@ -10,6 +10,7 @@ import torch
 from posttrain.stages.ppo.formulas import (
     KLController,
     RunningMoments,
+    above_the_others,
     explained_variance,
     generalized_advantages,
     policy_losses,
@@ -101,6 +102,17 @@ def test_token_rewards(seed: int) -> None:
         expected[row, length - 1] += case["scores"][row]
     mine = token_rewards(tensor(case["scores"]), tensor(kl), tensor(case["mask"]), 0.3)
     assert same(mine, expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_score_is_seen_against_the_other_answers_to_its_prompt(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    prompts, scores = random.integers(0, 4, 11), random.normal(size=11)
+    expected = scores.copy()
+    for place, prompt in enumerate(prompts):
+        others = [scores[i] for i in range(11) if i != place and prompts[i] == prompt]
+        expected[place] -= np.mean(others) if others else 0.0
+    assert same(above_the_others(tensor(scores), prompts.tolist()), expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -1,5 +1,6 @@
 """What PPO can be told beside its defaults: each setting does what its name says, in a whole stage."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ CHATS = [
 
 def run(words: Callable[..., Pipeline], prompts: Rows, name: str = "run", **settings: Any) -> Any:
     arguments = settings.pop("trainer_args", {})
-    stage = PPO(LoRA(r=8), data=prompts, reward=rivers, trainer_args={"critic_learning_rate": 3e-3} | arguments,
-                **(SHORT | settings))  # fmt: skip
+    stage = PPO(LoRA(r=8), data=prompts, trainer_args={"critic_learning_rate": 3e-3} | arguments,
+                **({"reward": rivers} | SHORT | settings))  # fmt: skip
     return words([stage], name=name).run()["ppo"]
 
 
@@ -222,6 +223,27 @@ def test_a_target_is_steered_to(words: Callable[..., Pipeline], prompts: Rows) -
     free = run(words, prompts, "free", max_steps=8)
     assert {line["kl_coef"] for line in free.history} == {0.01}
     assert calm.metrics["kl_after"] < free.metrics["kl_after"]
+
+
+def test_a_prompts_other_answers_are_the_baseline(words: Callable[..., Pipeline], prompts: Rows) -> None:
+    """What a reward gives to a prompt whatever is said to it teaches nothing, where each has several answers."""
+    seen: list[Counter[str]] = []
+
+    def spoiled(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
+        texts = [str(prompt) for prompt in prompts]
+        seen.append(Counter(texts))
+        own = rivers(prompts, completions)
+        return [score + len(text) for score, text in zip(own, texts, strict=True)]
+
+    def moved(name: str, **settings: Any) -> float:
+        """How far apart the adapters end that learn from the plain and the spoiled reward."""
+        plain, other = (adapter_of(run(words, prompts, f"{name} {kind}", reward=reward, max_steps=2, **settings))
+                        for kind, reward in (("plain", rivers), ("spoiled", spoiled)))  # fmt: skip
+        return max(float((plain[key] - other[key]).abs().max()) for key in plain)
+
+    assert moved("groups", num_generations=4) < 1e-4
+    assert sum(set(count.values()) == {4} and len(count) == 4 for count in seen) == 2  # one rollout a step
+    assert moved("alone") > 1e-3
 
 
 def test_an_entropy_bonus_keeps_the_policy_open(words: Callable[..., Pipeline], prompts: Rows) -> None:

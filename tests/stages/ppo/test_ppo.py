@@ -291,6 +291,8 @@ CASES: list[tuple[str, Any, type[Exception], str]] = [
     ("an unknown argument", lambda d: PPO(lora, trainer_args={"clip_range": 0.1}), SettingError, "did you mean 'cliprange'"),
     ("a bad argument", lambda d: PPO(lora, trainer_args={"lam": 1.5}), SettingError, "lam must be a number from 0 to 1"),
     ("half prompts", lambda d: PPO(lora, overlong="truncate"), SettingError, "'error', 'drop'"),
+    ("a prompt with fewer answers", lambda d: PPO(lora, batch_size=8, num_generations=3), SettingError,
+     "a rollout has 8 answers .* no multiple of it"),
     ("a bad critic", lambda d: PPO(lora, critic="none"), SettingError, "one of 'adapter', 'shared'"),
 ]  # fmt: skip
 
