@@ -256,6 +256,8 @@ class Pipeline:
             asked=opened.asked, start=opened.start,
         )  # fmt: skip
         ranks.barrier()
+        import datasets  # noqa: F401  # the trainers show its bars, which are silenced only where it is loaded
+
         try:
             with quiet_libraries(), freed_memory_kept():
                 peak = PeakMemory()

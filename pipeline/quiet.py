@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", module=library
             )  # about their own calls; no user can act on them
-        import datasets
+        datasets = sys.modules.get(
+            "datasets"
+        )  # two seconds to load: who wants its bars silent loads it before
         from huggingface_hub import constants
         from transformers.utils import logging
 
@@ -27,15 +30,16 @@ def quiet_libraries() -> Iterator[None]:
             True  # it was read when huggingface_hub was imported, perhaps long ago
         )
         level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        data_bars = not datasets.are_progress_bars_disabled()
+        data = None if datasets is None or datasets.are_progress_bars_disabled() else datasets
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+        if data:
+            data.disable_progress_bars()
         try:
             yield
         finally:
             logging.set_verbosity(level)
             if bars:
                 logging.enable_progress_bar()
-            if data_bars:
-                datasets.enable_progress_bars()
+            if data:
+                data.enable_progress_bars()

@@ -21,10 +21,10 @@ def rlhf(
     lora = LoRA(r=16)
     ways = {
         "ppo": PPO(
-            lora, max_steps=16, batch_size=8, learning_rate=1e-3, max_new_tokens=48, max_length=256,
-            kl_coef=0.03, critic="shared",
+            lora, max_steps=12, batch_size=8, learning_rate=1e-3, max_new_tokens=48, max_length=256,
+            kl_coef=0.05, critic="shared", num_generations=4,
             trainer_args={
-                "num_mini_batches": 2, "num_ppo_epochs": 1, "lam": 1.0, "temperature": 0.7,
+                "num_mini_batches": 2, "num_ppo_epochs": 1, "lam": 1.0, "temperature": 0.7, "scale_rewards": True,
                 "missing_eos_penalty": 1.0, "lr_scheduler_type": "linear", "critic_learning_rate": 1e-3,
             },
         ),
@@ -34,7 +34,7 @@ def rlhf(
     return Pipeline(
         [
             SFT(lora, max_steps=8, learning_rate=1e-3),
-            RewardModel(lora, max_steps=10, batch_size=4, learning_rate=5e-4),
+            RewardModel(lora, max_steps=24, batch_size=4, learning_rate=5e-4),
             ways[method],
             Evaluate(against="sft", max_new_tokens=48),
         ],

@@ -26,9 +26,10 @@ from posttrain.recipe_files.forms import Form, forms_of, kinds_in_recipes
 from posttrain.recipe_files.schema import schema
 from posttrain.recipes.quickstart import quickstart
 from posttrain.recipes.rlhf import rlhf
+from posttrain.recipes.sft_dpo import sft_dpo
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-PACKAGED = {"quickstart": quickstart, "rlhf": rlhf}
+PACKAGED = {"quickstart": quickstart, "rlhf": rlhf, "sft_dpo": sft_dpo}
 
 
 def of(text: str, *changes: str) -> Pipeline:

@@ -17,6 +17,7 @@ from posttrain.recipes.classification import classification
 from posttrain.recipes.extraction import extraction
 from posttrain.recipes.quickstart import quickstart
 from posttrain.recipes.rlhf import rlhf
+from posttrain.recipes.sft_dpo import sft_dpo
 from posttrain.recipes.style_tuning import style_tuning
 from posttrain.recipes.translation import translation
 
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 PIPELINES = {  # held-out rows of each stage
     quickstart: [24, 32, 40, 48],
     rlhf: [32, 40, 48],
+    sft_dpo: [32, 40],
     extraction: [24],
     classification: [44, 44],
     agent_tuning: [24, 16],
@@ -36,7 +38,7 @@ IDS = [recipe.__name__ for recipe in PIPELINES]
 def test_there_are_no_untested_recipes() -> None:
     found = {path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"}
     assert found == {*IDS, "compare_strategies"}
-    assert len(found) == 8
+    assert len(found) == 9
 
 
 @pytest.mark.parametrize(("recipe", "held_out"), PIPELINES.items(), ids=IDS)
@@ -77,7 +79,7 @@ def test_rlhf_counts_the_critic(tmp_path: Path) -> None:
     sft, reward_model, shared, _ = made.plan()
     apart = own.plan()[2]
     assert sft is not None and reward_model is not None and shared is not None and apart is not None
-    assert (shared.rows, shared.steps) == (120, 16)
+    assert (shared.rows, shared.steps) == (120, 12)
     assert apart.trainable_parameters == sft.trainable_parameters + reward_model.trainable_parameters
     assert shared.trainable_parameters == sft.trainable_parameters + 128  # the value head
 
