@@ -1,4 +1,4 @@
-"""How long it takes until something useful happens: import, help, and a run with nothing left to do.
+"""How long it takes until something useful happens: import, help, a plan, and a run with nothing left to do.
 
     python benchmarks/startup.py                     # the rerun is timed when runs/quickstart is finished (make demo)
 
@@ -21,6 +21,7 @@ RUNS = 7
 COMMANDS = {
     "python -c 'import posttrain'": ["-c", "import posttrain"],
     "posttrain --help": ["-m", "posttrain", "--help"],
+    "posttrain plan, four stages": ["-m", "posttrain", "plan", "recipes/quickstart.yaml"],
     "four finished stages, run again": ["recipes/quickstart.py"],
 }
 
