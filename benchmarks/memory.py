@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
@@ -165,11 +166,11 @@ def _gb(count: float) -> float:
 
 
 def rows(kind: str, length: int, count: int) -> list[dict[str, Any]]:
-    """Rows that are cut to `length` tokens, and every fourth one a few tokens shorter."""
-    made = []
+    """Rows that are cut to `length` tokens, and every sixteenth one a few tokens shorter; no two begin alike."""
+    draw, made = random.Random(0), []
     for i in range(count):
-        words = length if i % 4 else length - 40
-        text = " ".join([f"{i}", *["river"] * words])
+        words = length - 4 * (kind == "CPT") if i % 16 else length - 40  # documents are split, not cut: they must fit
+        text = " ".join([f"{i}", *draw.choices(("river", "stone", "cloud", "house"), k=words)])
         if kind == "CPT":
             made.append({"text": text})
         elif kind == "SFT":

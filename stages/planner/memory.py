@@ -100,6 +100,7 @@ def estimate(
         MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.
         MemoryEstimate(**held, logits=_measuring_bytes(stage, sizes, length, held_out_tokens, machine)),
+        MemoryEstimate(weights=_handed_over_bytes(strategy, sizes, machine)),
     ]  # fmt: skip
     largest = max(moments, key=lambda each: each.total)
     counted = largest.total - largest.allocator
@@ -116,10 +117,16 @@ def frozen_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> int:
         return frozen * width + sizes.buffers
     small = sizes.linear * _QUANTISED_BYTES[quantised] + sizes.buffers
     if not machine.on_gpu:
-        # The base's file stays mapped, and the hand-over compares two merged copies while what training freed is kept.
-        return int(2 * frozen * width + small)
+        return int(frozen * width + small)  # the base's file stays mapped
     # A layer's weights are made 16-bit again while it computes.
     return int((frozen - sizes.linear + sizes.largest) * width + small)
+
+
+def _handed_over_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> int:
+    """What the hand-over of a quantised base holds on a CPU, where it compares two merged models of whole weights."""
+    if strategy.base_format is None or machine.on_gpu:
+        return 0
+    return 2 * (sizes.total - sizes.trainable) * strategy.weights_dtype(on_gpu=False).itemsize
 
 
 def _optimizer_bytes(stage: TrainingStage) -> float:
