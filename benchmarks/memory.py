@@ -169,7 +169,9 @@ def rows(kind: str, length: int, count: int) -> list[dict[str, Any]]:
     """Rows that are cut to `length` tokens, and every sixteenth one a few tokens shorter; no two begin alike."""
     draw, made = random.Random(0), []
     for i in range(count):
-        words = length - 4 * (kind == "CPT") if i % 16 else length - 40  # documents are split, not cut: they must fit
+        words = (
+            length - 4 * (kind == "CPT") if i % 16 else length - 40
+        )  # documents are split, not cut: they must fit
         text = " ".join([f"{i}", *draw.choices(("river", "stone", "cloud", "house"), k=words)])
         if kind == "CPT":
             made.append({"text": text})

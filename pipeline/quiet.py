@@ -20,9 +20,8 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", module=library
             )  # about their own calls; no user can act on them
-        datasets = sys.modules.get(
-            "datasets"
-        )  # two seconds to load: who wants its bars silent loads it before
+        # It takes two seconds to load: who wants its bars silent loads it before.
+        datasets = sys.modules.get("datasets")
         from huggingface_hub import constants
         from transformers.utils import logging
 

@@ -118,8 +118,9 @@ class PPO(OnlineStage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kl_coef is None:
-            refuse("PPO", "kl_coef", None, "a number")
+        for name in ("kl_coef", "num_generations"):
+            if getattr(self, name) is None:
+                refuse("PPO", name, None, "a number")
         check_number("PPO", "kl_coef", self.kl_coef, least=0.0)
         check_number("PPO", "target_kl", self.target_kl, above=0.0)
         check_number("PPO", "num_generations", self.num_generations, least=1, whole=True)
