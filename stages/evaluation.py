@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..data_formats.questions import room_for
+from .merging import merged_where_it_pays
 
 if TYPE_CHECKING:
     from ..data_formats import Question, TokenTable
@@ -214,7 +215,7 @@ def _continue(
     width = max(map(len, ids))
     batch = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    with evaluating(model):
+    with evaluating(model), merged_where_it_pays(model, max_new_tokens):
         out = model.generate(
             input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad,
             eos_token_id=list(stops),

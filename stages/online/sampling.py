@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...pipeline.digests import digest_of
+from ..merging import MERGED_FROM, merged
 
-_MERGED_FROM = 16  # tokens: merging costs as much as about five decoding steps save
 TOKENS_AT_ONCE = 32_768  # of one decode batch, prompts and answers padded: bounds the key-value cache
 
 
@@ -53,7 +53,7 @@ class TransformersSampler:
 
     def sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[Answer]:
         answers: list[Answer | None] = [None] * len(prompts)
-        long = self.max_new_tokens >= _MERGED_FROM
+        long = self.max_new_tokens >= MERGED_FROM
         with merged(self.model) if self.merges and long else contextlib.nullcontext():
             for rows in self._batches([len(prompt) for prompt in prompts]):
                 for row, answer in zip(
@@ -91,30 +91,6 @@ class TransformersSampler:
                 logits_processor=LogitsProcessorList(draw),
             )  # fmt: skip
         return [cut(row, self.stop_ids) for row in out_BL[:, width:].tolist()]
-
-
-@contextlib.contextmanager
-def merged(model: Any) -> Iterator[None]:
-    """The active adapters inside the weights, which are put back bit for bit: PEFT's own way back subtracts, and rounds.
-
-    Needs a second copy of the adapted layers meanwhile, when no activations are kept.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-    bases = [layer.get_base_layer() for layer in layers]
-    kept = [base.weight.data for base in bases]
-    for base, weight in zip(bases, kept, strict=True):
-        base.weight.data = weight.clone()
-    try:
-        model.merge_adapter(list(model.active_adapters))
-        yield
-    finally:
-        for layer, base, weight in zip(layers, bases, kept, strict=True):
-            if layer.get_base_layer() is not base:  # LN tuning merges by changing places
-                layer.unmerge()
-            base.weight.data = weight
-            layer.merged_adapters.clear()
 
 
 @contextlib.contextmanager

@@ -100,7 +100,8 @@ def test_a_shared_critic_in_one_pass_has_the_gradients_of_two(words_model: Path)
 def test_a_merged_decode_says_the_same_and_leaves_no_trace(words_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from posttrain.stages.online.sampling import TransformersSampler, merged
+    from posttrain.stages.merging import merged
+    from posttrain.stages.online.sampling import TransformersSampler
 
     model = LoRA(r=4).wrap(AutoModelForCausalLM.from_pretrained(words_model), "policy", 0).eval()
     generator = torch.Generator().manual_seed(0)

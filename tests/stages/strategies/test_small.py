@@ -42,7 +42,7 @@ def test_a_merged_reward_model_is_a_plain_one(tiny: Callable[..., Pipeline], row
 
 def test_weights_are_as_before_after_decoding_with_them_merged() -> None:
     """LN tuning merges by changing places, so putting weights back has to look where they belong."""
-    from posttrain.stages.online.sampling import merged
+    from posttrain.stages.merging import merged
 
     model = (
         LNTuning()
