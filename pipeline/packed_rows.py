@@ -10,7 +10,9 @@ where it stands before a chosen and a rejected answer, or a system prompt before
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "posttrain_rows"
 SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
+_keeps_padding = ContextVar("keeps_padding", default=False)
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
 _INPUTS = ("position_ids", "past_key_values", "inputs_embeds")
 
@@ -144,6 +147,16 @@ def pack_rows(model: Any) -> None:
     decoder.register_forward_hook(_unpack, with_kwargs=True)
 
 
+@contextmanager
+def padded() -> Iterator[None]:
+    """Batches keep their padding between the layers, for those who look at single tokens there."""
+    before = _keeps_padding.set(True)
+    try:
+        yield
+    finally:
+        _keeps_padding.reset(before)
+
+
 def packable(model: Any) -> bool:
     """Whether its decoder mixes tokens by causal attention alone, as far as its modules and its config say."""
     config, decoder = model.config.get_text_config(), getattr(model, model.base_model_prefix, None)
@@ -164,7 +177,8 @@ def _pack(decoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     cached = cache or (cache is None and decoder.config.use_cache and not torch.is_grad_enabled())
     asked = any(given.get(name, getattr(decoder.config, name, False)) for name in _OUTPUTS)
     if (
-        len(args) > 1
+        _keeps_padding.get()
+        or len(args) > 1
         or ids is None
         or cached
         or asked

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posttrain.errors import StrategyError
 
+from ...pipeline.packed_rows import padded
 from .strategy import StartRows, StepHooks
 
 _EXACT_SVD = 2048  # of a matrix up to this wide seconds; of a wider one minutes, where 16 power iterations do
@@ -125,7 +126,7 @@ def _along_inputs(model: Any, layers: Mapping[str, Any], rows: StartRows) -> Non
         last: dict[str, Any] = {}
         handles = [layer.register_forward_hook(take(name, inside, last)) for name, layer in layers.items()]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), padded():
                 model(input_ids=batch["input_ids"].to(model.device),
                       attention_mask=batch["attention_mask"].to(model.device), use_cache=False)  # fmt: skip
         finally:

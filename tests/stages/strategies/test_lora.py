@@ -11,6 +11,7 @@ import torch
 from posttrain import DPO, GRPO, PPO, SFT, LoRA, LoRAGA, Pipeline, QLoRA
 from posttrain.errors import SettingError, StrategyError
 from posttrain.pipeline import ModelRef
+from posttrain.pipeline.base_models import find_base
 from posttrain.stages.strategies import Schedule
 from posttrain.stages.strategies.lora_start import lora_layers
 
@@ -20,15 +21,18 @@ QUERY = "model.layers.0.self_attn.q_proj"
 
 
 class SomeRows:
-    """Two batches of a language model's rows, the first half of each row untrained."""
+    """Two batches of a language model's rows: they begin alike, half of each is untrained, and some end in padding."""
 
     def batches(self) -> Iterator[Mapping[str, torch.Tensor]]:
         draw = torch.Generator().manual_seed(0)
         for _ in range(2):
             ids = torch.randint(5, 400, (8, 24), generator=draw)
-            labels = ids.clone()
+            ids[:, :10] = torch.arange(5, 15)
+            mask = torch.ones_like(ids)
+            mask[::2, 18:] = 0
+            labels = ids.masked_fill(mask == 0, -100)
             labels[:, :12] = -100
-            yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+            yield {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def loss(self, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found: torch.Tensor = model(**batch).loss
@@ -106,7 +110,9 @@ def test_lora_ga_starts_along_the_gradient_of_the_rows() -> None:
 
 
 def test_eva_starts_along_the_inputs_of_the_layers() -> None:
-    model, inputs = plain(), []
+    from transformers import AutoModelForCausalLM
+
+    model, inputs = AutoModelForCausalLM.from_pretrained(find_base("tiny-random").folder), []
     model.get_submodule(QUERY).register_forward_hook(lambda _, given, __: inputs.append(given[0].detach()))
     masks = []
     for batch in SomeRows().batches():
