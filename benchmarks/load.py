@@ -1,6 +1,6 @@
 """Much of everything: data rows, metric lines, stages in one folder, requests. Memory stays bounded, nothing is lost.
 
-    python benchmarks/load.py                                  # about 15 minutes on 2 cores
+    python benchmarks/load.py                                  # about 10 minutes on 2 cores
     python benchmarks/load.py --scale 0.01 --results small.json
     python benchmarks/load.py --only requests
     python benchmarks/data_prep.py --stream 5                  # a file of 5 GB has a benchmark of its own
