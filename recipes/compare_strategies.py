@@ -150,7 +150,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> bool:
-    """Held-out loss and exact match over the number of trained parameters; False without matplotlib."""
+    """Held-out loss and exact match of each strategy, the best at the top; False without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -158,17 +158,18 @@ def plot(rows: list[dict[str, Any]], path: Path) -> bool:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), constrained_layout=True)
+    order = sorted(rows, key=lambda row: -row["loss after"])
+    labels = [f"{row['strategy']}  ({row['trained']:,})" for row in order]
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(11, 1 + 0.28 * len(rows)), sharey=True, constrained_layout=True
+    )
     for axis, column in zip(axes, ("loss after", "exact match"), strict=True):
-        axis.scatter([row["trained"] for row in rows], [row[column] for row in rows], s=18)
-        for row in rows:
-            axis.annotate(row["strategy"], (row["trained"], row[column]), xytext=(4, 3), fontsize=7,
-                          textcoords="offset points")  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_yscale("log" if column == "loss after" else "linear")  # the best ones lie close together
-        axis.set_xlabel("trained parameters")
-        axis.set_ylabel({"loss after": "held-out loss, nats per token"}.get(column, "held-out exact match"))
+        axis.scatter([row[column] for row in order], labels, s=28)
         axis.grid(alpha=0.3)
+    axes[0].set_xscale("log")  # the best ones lie close together
+    axes[0].set_xlabel("held-out loss, nats per token")
+    axes[1].set_xlabel("held-out exact match")
+    axes[0].set_ylabel("strategy (trained parameters)")
     figure.savefig(path, dpi=120)
     return True
 
