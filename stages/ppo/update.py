@@ -158,7 +158,7 @@ class Updater:
         tokens = float(sum(len(scored.answers[i]) for i in mini))
         own, kl = [mini[i] for i in self._ranks.mine(len(mini))], 0.0
         # Common beginnings beside each other are computed once on a CPU.
-        own.sort(key=lambda i: scored.prompts[i])
+        own.sort(key=lambda i: tuple(scored.prompts[i]))
         for start in range(0, len(own), micro_batch):
             batch, columns = scored.rows(own[start : start + micro_batch], pad_id, self._roles.policy.device)
             kl += self._backward(batch, columns, tokens, critic_alone, tally)
