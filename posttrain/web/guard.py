@@ -106,7 +106,7 @@ class Guard:
             return "/" + scope["raw_path"].decode("latin-1").lstrip("/\\") + (f"?{rest}" if rest else "")
         if scope["path"] not in self.open_paths and not self._knows_token(headers):
             raise _Refused(
-                401, "The token is missing or wrong; send the header Authorization: Bearer TOKEN.", "invalid_api_key",
+                401, "The token (API key) is missing or wrong; send the header Authorization: Bearer TOKEN.", "invalid_api_key",
                 **{"www-authenticate": "Bearer"},
             )  # fmt: skip
         if len(self._running) >= self.max_requests:
