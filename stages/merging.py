@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from .machine import this_machine
+
 MERGED_FROM = 16  # tokens: merging costs as much as about five decoding steps save
 
 
@@ -37,7 +39,7 @@ def merged(model: Any) -> Iterator[None]:
 def merged_where_it_pays(model: Any, new_tokens: int) -> Iterator[None]:
     """`merged` around a long decode on a CPU; nothing where adapters are off, cannot be merged, or a weight is quantised.
 
-    Not on a GPU, where a second copy of the weights may be more than is left.
+    The second copy of the weights is in no plan: it must fit into what a plan leaves free, and is not made on a GPU.
     """
     with merged(model) if new_tokens >= MERGED_FROM and _pays(model) else contextlib.nullcontext():
         yield
@@ -47,9 +49,11 @@ def _pays(model: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    machine = this_machine()
     return (
         bool(layers)
         and model.device.type == "cpu"
+        and _bytes_of(layers) <= machine.memory_bytes - machine.usable_bytes
         and all(
             type(layer).merge is not BaseTunerLayer.merge
             and not layer.disable_adapters
@@ -58,6 +62,11 @@ def _pays(model: Any) -> bool:
             for layer in layers
         )
     )
+
+
+def _bytes_of(layers: list[Any]) -> int:
+    weights = (getattr(layer.get_base_layer(), "weight", None) for layer in layers)
+    return sum(weight.nbytes for weight in weights if weight is not None)
 
 
 def _is_plain(layer: Any) -> bool:

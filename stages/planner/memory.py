@@ -59,7 +59,7 @@ def estimate(
     stage: TrainingStage, sizes: Sizes, length: int, checkpointing: bool, machine: Machine,
     held_out_tokens: float = float("inf"), batch: Batch | None = None,
 ) -> MemoryEstimate:  # fmt: skip
-    """The largest of the moments of a step.
+    """The largest of the moments of a step and of the hand-over.
 
     length: tokens of the longest sequence. batch: of the data's largest one; None is padded rows of that length.
     """
@@ -100,6 +100,7 @@ def estimate(
         MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.
         MemoryEstimate(**held, logits=_measuring_bytes(stage, sizes, length, held_out_tokens, machine)),
+        # Training is over, and what it made is compared with what was read back.
         MemoryEstimate(weights=_handed_over_bytes(strategy, sizes, machine)),
     ]  # fmt: skip
     largest = max(moments, key=lambda each: each.total)

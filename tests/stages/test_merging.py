@@ -11,6 +11,7 @@ from posttrain import BOFT, IA3, OFT, AdaLoRA, Adapter, Full, LNTuning, LoHa, Lo
 from posttrain.pipeline.model_ref import ModelRef
 from posttrain.stages import merging
 from posttrain.stages.evaluation import continuations
+from posttrain.stages.machine import Machine
 
 PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4]]
 MERGED: dict[str, Any] = {
@@ -67,6 +68,14 @@ def test_what_cannot_be_merged_is_left_alone(strategy: Any, merges: list[Any]) -
 
 def test_a_few_tokens_are_not_worth_it(merges: list[Any]) -> None:
     continuations(moved(LoRA(r=4)), PROMPTS, 15, 0, [1])
+    assert merges == []
+
+
+def test_a_copy_that_may_not_fit_is_not_made(merges: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = moved(LoRA(r=4))
+    machine = Machine(on_gpu=False, bf16=False, memory_bytes=1_000_000)
+    monkeypatch.setattr(merging, "this_machine", lambda: machine)
+    continuations(model, PROMPTS, 16, 0, [1])
     assert merges == []
 
 
