@@ -1,4 +1,4 @@
-"""The same SFT, DPO or reward model by posttrain, plain TRL, LLaMA-Factory and ms-swift, and what the machine could do.
+"""The same CPT, SFT, DPO or reward model by posttrain, plain TRL, LLaMA-Factory and ms-swift, and what the machine could do.
 
     python benchmarks/peers.py --setup ~/peers                    # two virtual environments, about 10 minutes and 5 GB
     python benchmarks/peers.py --peers ~/peers                    # all works, A B A B; about 40 minutes on 2 cores
@@ -7,9 +7,8 @@
 Every side gets the same rows in the same chat template, the embedded 135M model in float32, LoRA r=8 on q_proj and v_proj,
 AdamW at a fixed rate, one epoch in batches of 4 rows (2 pairs) and one thread. Each measurement is a process of its own:
 "loop" is the trainer's `train()`, "first step" the time from the process's start to the end of the first optimizer step,
-"peak" the process's largest resident memory. "limit" is how long the products of the work take at the rate of this
-machine's float32 product at the model's own shapes, measured before each process: 4 N T for T real tokens and the N
-parameters of the layers' matrices (forward, and backward through frozen weights), and the head for labelled tokens.
+"peak" the process's largest resident memory. "limit" is how long the matrix products of the work take on this machine at the
+model's own shapes (products.py), measured before each process, for the real tokens and the labelled ones.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "peers.json"
 MAX_LENGTH, SYSTEM = 512, "You answer briefly."  # given, since a side's template may add one of its own
 # work: (rows, rows a batch)
-WORKS: Mapping[str, tuple[int, int]] = {"sft": (32, 4), "dpo": (8, 2), "reward": (8, 2)}
+WORKS: Mapping[str, tuple[int, int]] = {"sft": (32, 4), "cpt": (32, 4), "dpo": (8, 2), "reward": (8, 2)}
 # side: (whose Python, what is set for it)
 SIDES: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "posttrain": (None, {}),
@@ -44,6 +43,11 @@ SIDES: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "llamafactory, neat packing": ("llamafactory", {"packing": True}),
     "swift": ("swift", {}),
 }
+CPT_SIDES = (
+    "posttrain",
+    "trl, packed",
+    "llamafactory",
+)  # the latter joins documents, too, if not told otherwise
 _CONSTRAINTS = "torch==2.13.0\ntorchvision==0.28.0\n"
 _PEERS = {"llamafactory": ("llamafactory==0.9.5",), "swift": ("ms-swift==4.6.0",)}
 
@@ -69,8 +73,8 @@ def main() -> None:
     for work in given.work or WORKS:
         sides = [
             name for name, (peer, more) in SIDES.items()
-            if (given.only is None or name in given.only) and (work == "sft" or not more)
-            and (peer is None or given.peers)
+            if (given.only is None or name in given.only) and (peer is None or given.peers)
+            and (work == "sft" or name in CPT_SIDES if work in ("sft", "cpt") else not more)
         ]  # fmt: skip
         found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for _ in range(given.pairs):
@@ -114,7 +118,9 @@ def rows_of(work: str) -> list[dict[str, Any]]:
 
     rows = []
     for _ in range(WORKS[work][0]):
-        if work == "sft":
+        if work == "cpt":
+            rows.append({"text": text(300)})
+        elif work == "sft":
             rows.append({"question": text(60), "answer": text(300)})
         else:  # prompts of half the tokens and more
             rows.append({"question": text(220), "chosen": text(110), "rejected": text(110)})
@@ -128,20 +134,24 @@ def job_of(work: str, side: str, folder: Path) -> dict[str, Any]:
     rows, batch = rows_of(work), WORKS[work][1]
     tokenizer = shared_tokenizer(base)
 
-    def ids(question: str, answer: str) -> list[int]:
+    def length(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def chat(question: str, answer: str) -> int:
         said = {"system": SYSTEM, "user": question, "assistant": answer}
         turns = [{"role": role, "content": text} for role, text in said.items()]
-        return list(tokenizer.apply_chat_template(turns)["input_ids"])
+        return len(tokenizer.apply_chat_template(turns)["input_ids"])
 
-    answers = [[row[key] for key in ("answer", "chosen", "rejected") if key in row] for row in rows]
-    tokens = sum(len(ids(row["question"], a)) for row, each in zip(rows, answers, strict=True) for a in each)
-    labelled = sum(
-        len(tokenizer(a, add_special_tokens=False)["input_ids"]) + 1 for each in answers for a in each
-    )
+    learned = ("text", "answer", "chosen", "rejected")
+    texts = [(row.get("question"), row[key]) for row in rows for key in learned if key in row]
+    labelled = sum(length(answer) + 1 for _, answer in texts)
+    tokens = sum(length(answer) + 1 if asked is None else chat(asked, answer) for asked, answer in texts)
     return {
         "work": work, "side": side, "system": SYSTEM, "settings": dict(SIDES[side][1]), "base": str(base), "rows": rows, "batch_size": batch,
         "steps": -(-len(rows) // batch), "max_length": MAX_LENGTH, "learning_rate": 1e-4, "r": 8, "alpha": 16,
         "targets": ["q_proj", "v_proj"], "folder": str(folder), "tokens": tokens, "labelled": labelled,
+        # products of a token with all weights: forward and backward, and the reference's forward pass
+        "passes": 3 if work == "dpo" else 2,
     }  # fmt: skip
 
 
@@ -155,7 +165,7 @@ def measure(work: str, side: str, peers: Path | None) -> dict[str, Any]:
         environment = os.environ | {
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "USE_HF": "1",
         }  # fmt: skip
-        limit = limit_of(job)
+        limit = limit_of(folder / "job.json")
         begun = time.time()
         command = [python, str(HERE / "peers_side.py"), str(folder / "job.json"), str(begun)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
@@ -173,24 +183,12 @@ def measure(work: str, side: str, peers: Path | None) -> dict[str, Any]:
     }
 
 
-def limit_of(job: Mapping[str, Any]) -> float:
-    """Seconds that the products of the work take at this machine's rate, measured now, on one thread."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); from ppo_clock import gemm_rate; "
-        "gemm_rate(); print(sorted(gemm_rate() for _ in range(5))[2])"
-    )
+def limit_of(job: Path) -> float:
+    """Seconds that the products of the work take on this machine, measured now, on one thread."""
+    command = [sys.executable, str(HERE / "products.py"), str(job)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
-    config = json.loads((Path(job["base"]) / "config.json").read_text())
-    hidden, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
-    keys = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
-    matrices = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
-    head = hidden * config["vocab_size"] if job["work"] != "reward" else 0
-    # DPO needs the reference's forward pass, too.
-    passes = 6 if job["work"] == "dpo" else 4
-    return passes * (matrices * job["tokens"] + head * job["labelled"]) / 1e9 / float(done.stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(done.stdout)
 
 
 def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class Clock:
 
 
 def chats(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows as TRL takes them: a prompt and a completion, or two."""
+    """Rows as TRL takes them: a text, or a prompt and a completion or two."""
+    if job["work"] == "cpt":
+        return list(job["rows"])
     keys = {"answer": "completion", "chosen": "chosen", "rejected": "rejected"}
     return [
         {
@@ -70,13 +72,14 @@ def chats(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def posttrain(job: dict[str, Any]) -> None:
-    from posttrain import DPO, SFT, LoRA, Pipeline, RewardModel
+    from posttrain import CPT, DPO, SFT, LoRA, Pipeline, RewardModel
 
     lora = LoRA(r=job["r"], alpha=job["alpha"], target_modules=job["targets"])
-    kind = {"sft": SFT, "dpo": DPO, "reward": RewardModel}[job["work"]]
+    kind = {"cpt": CPT, "sft": SFT, "dpo": DPO, "reward": RewardModel}[job["work"]]
     stage = kind(
         lora, data=chats(job), eval_data=chats(job)[:1], max_steps=job["steps"], batch_size=job["batch_size"],
-        max_length=job["max_length"], learning_rate=job["learning_rate"], overlong="truncate",
+        max_length=job["max_length"], learning_rate=job["learning_rate"],
+        overlong="split" if job["work"] == "cpt" else "truncate",
     )  # fmt: skip
     SFT.answers_questions = False  # what the others do not do either
     Pipeline([stage], model=job["base"], run_dir=job["folder"] / "run").run()
@@ -89,7 +92,7 @@ def trl(job: dict[str, Any]) -> None:
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
     trainer_class, config_class = {
-        "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig),
+        "cpt": (SFTTrainer, SFTConfig), "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig),
     }[job["work"]]  # fmt: skip
     packed = job["settings"].get("packing", False)
     loader = AutoModelForSequenceClassification if job["work"] == "reward" else AutoModelForCausalLM
@@ -117,23 +120,31 @@ def trl(job: dict[str, Any]) -> None:
 def llamafactory(job: dict[str, Any]) -> None:
     from llamafactory.train.tuner import run_exp
 
-    folder, pairs = job["folder"], job["work"] != "sft"
-    columns = {"prompt": "question", "system": "system"} | (
-        {"chosen": "chosen", "rejected": "rejected"} if pairs else {"response": "answer"}
+    folder, pairs = job["folder"], job["work"] in ("dpo", "reward")
+    if job["work"] == "cpt":
+        columns, rows = {"prompt": "text"}, job["rows"]
+    else:
+        columns = {"prompt": "question", "system": "system"} | (
+            {"chosen": "chosen", "rejected": "rejected"} if pairs else {"response": "answer"}
+        )
+        rows = [row | {"system": job["system"]} for row in job["rows"]]
+    packing = (
+        {}
+        if job["work"] == "cpt"
+        else dict.fromkeys(("packing", "neat_packing"), job["settings"].get("packing", False))
     )
-    (folder / "rows.json").write_text(json.dumps([row | {"system": job["system"]} for row in job["rows"]]))
+    (folder / "rows.json").write_text(json.dumps(rows))
     (folder / "dataset_info.json").write_text(
         json.dumps({"rows": {"file_name": "rows.json", "ranking": pairs, "columns": columns}})
     )
     run_exp({
-        "stage": {"sft": "sft", "dpo": "dpo", "reward": "rm"}[job["work"]], "do_train": True, "model_name_or_path": job["base"],
+        "stage": {"cpt": "pt", "sft": "sft", "dpo": "dpo", "reward": "rm"}[job["work"]], "do_train": True, "model_name_or_path": job["base"],
         "dataset": "rows", "dataset_dir": str(folder), "template": "chatml", "cutoff_len": job["max_length"],
         "finetuning_type": "lora", "lora_rank": job["r"], "lora_alpha": job["alpha"], "lora_target": ",".join(job["targets"]),
         "per_device_train_batch_size": job["batch_size"], "gradient_accumulation_steps": 1, "num_train_epochs": 1,
         "learning_rate": job["learning_rate"], "output_dir": str(folder / "out"), "logging_steps": 1, "report_to": "none",
         "use_cpu": True, "bf16": False, "disable_gradient_checkpointing": True, "overwrite_output_dir": True,
-        "preprocessing_num_workers": 1, "neat_packing": job["settings"].get("packing", False),
-        "packing": job["settings"].get("packing", False),
+        "preprocessing_num_workers": 1, **packing,
     })  # fmt: skip
 
 
