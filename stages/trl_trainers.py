@@ -42,7 +42,7 @@ def trainer_class(kind: TrainerKind) -> type:
     """The trainer of a kind, with what it would tokenise again taken out."""
     import trl
 
-    _score_trained_tokens_alone()
+    _mend_head()
     made = {"orpo": _orpo, "grpo": _grpo, "rloo": _rloo}
     if CONFIGS[kind][0] == "transformers":
         found = table_trainer(kind)
@@ -55,11 +55,35 @@ def trainer_class(kind: TrainerKind) -> type:
     return type(f"Table{found.__name__}", (EndsAtItsLastStep, RatesByParameter, *bases), {})
 
 
-def _score_trained_tokens_alone() -> None:
-    """TRL's fused head takes the tokens that have a label on a GPU, and on a CPU all of them: prompts and padding too."""
+def _mend_head() -> None:
+    """TRL's fused head takes the tokens that have a label on a GPU, and on a CPU all of them: prompts and padding too. And
+    where a frozen head needs no more, its log-probabilities come from `frozen_head`.
+    """
     import trl.trainer.utils
 
     trl.trainer.utils._use_triton = lambda device: True
+    trl.trainer.utils._ChunkedLogProbFunction = _Head
+
+
+class _Head:
+    """In the place of TRL's autograd function, with its arguments."""
+
+    @staticmethod
+    def apply(
+        hidden_NH: Any, weight_VH: Any, bias_V: Any, targets_N: Any, temperature: float, chunk_size: int,
+        softcap: float | None, logit_scale: float, outputs: tuple[str, ...],
+    ) -> Any:  # fmt: skip
+        from trl.kernels import ChunkedLogProbFunction
+
+        from .frozen_head import can_score, head_scores
+
+        if can_score(hidden_NH, weight_VH, bias_V, softcap) and "log_sum_sq_probs" not in outputs:
+            return head_scores(
+                hidden_NH, weight_VH, bias_V, targets_N, logit_scale / temperature, outputs
+            )
+        return ChunkedLogProbFunction.apply(
+            hidden_NH, weight_VH, bias_V, targets_N, temperature, chunk_size, softcap, logit_scale, outputs
+        )
 
 
 class EndsAtItsLastStep:

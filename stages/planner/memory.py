@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Per weight: 4 bits, a byte per 64 of them, 4 bytes per 256 of those; or a byte, and 4 for each row of thousands.
 _QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}
 _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
+_BLOCK_TOKENS, _BLOCK_COLUMNS = 1024, 4096  # frozen_head's, which is not imported since it imports torch
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
 # What lies idle between tensors is measured, not counted: a share of all, and of the activations beside adapters.
 _IDLE = {"CPU": 0.1, "GPU": 0.05}  # on a GPU it is an allowance, not measured
@@ -163,14 +164,17 @@ def kept_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, length: int, mac
 
 
 def head_bytes(stage: TrainingStage, sizes: Sizes, tokens: int, scored: int, machine: Machine) -> int:
-    """What the backward pass of TRL's fused head holds, for the tokens whose logits are needed; a reward model's head has
-    one column.
+    """What the head holds for the tokens whose logits are needed: frozen on a CPU two small blocks, else what the backward
+    pass of TRL's fused head does. A reward model's head has one column.
     """
     if stage.task not in ("policy", "seq2seq"):
         return 0
     rows = min(scored, _HEAD_TOKENS)
     if machine.on_gpu:  # Triton folds a tile where it stands
         tiles = rows * _HEAD_COLUMNS * 2
+    elif stage.task == "policy" and not sizes.head_trained and not sizes.head_capped:
+        block = min(scored, _BLOCK_TOKENS) * min(sizes.vocabulary, _BLOCK_COLUMNS)
+        tiles = (2 * block + 2 * scored * sizes.hidden) * 4  # and the gradients that it gathers
     else:
         tiles = int(rows * min(sizes.vocabulary, _HEAD_COLUMNS) * 4 * _HEAD_TILES)
     gradients = tokens * sizes.hidden * 4 + sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained

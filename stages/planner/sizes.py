@@ -29,6 +29,7 @@ class Sizes:
     linear: int  # parameters that a 4-bit base quantises
     largest: int  # of them, those of the largest layer
     head_trained: bool  # the output head's weights get a gradient
+    head_capped: bool  # its logits are squeezed by a tanh, as Gemma 2's are
     hidden: int
     intermediate: int
     attention: int  # width of all query heads together
@@ -102,6 +103,7 @@ def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) 
         linear=sum(quantised),
         largest=max(quantised, default=0),
         head_trained=head is not None and head.weight.requires_grad,
+        head_capped=getattr(text, "final_logit_softcapping", None) is not None,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
