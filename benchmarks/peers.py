@@ -43,6 +43,7 @@ SIDES: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "llamafactory, neat packing": ("llamafactory", {"packing": True}),
     "swift": ("swift", {}),
 }
+TITLES = {"sft": "sft", "cpt": "cpt", "dpo": "dpo", "reward": "reward_model"}
 CPT_SIDES = (
     "posttrain",
     "trl, packed",
@@ -129,6 +130,7 @@ def rows_of(work: str) -> list[dict[str, Any]]:
 
 def job_of(work: str, side: str, folder: Path) -> dict[str, Any]:
     from posttrain.pipeline.base_models import find_base, shared_tokenizer
+    from posttrain.pipeline.pipeline import stage_seed
 
     base = find_base("embedded").folder
     rows, batch = rows_of(work), WORKS[work][1]
@@ -150,6 +152,7 @@ def job_of(work: str, side: str, folder: Path) -> dict[str, Any]:
         "work": work, "side": side, "system": SYSTEM, "settings": dict(SIDES[side][1]), "base": str(base), "rows": rows, "batch_size": batch,
         "steps": -(-len(rows) // batch), "max_length": MAX_LENGTH, "learning_rate": 1e-4, "r": 8, "alpha": 16,
         "targets": ["q_proj", "v_proj"], "folder": str(folder), "tokens": tokens, "labelled": labelled,
+        "seed": stage_seed(0, TITLES[work]),  # of the order of the rows, which all sides draw in the same way
         # products of a token with all weights: forward and backward, and the reference's forward pass
         "passes": 3 if work == "dpo" else 2,
     }  # fmt: skip

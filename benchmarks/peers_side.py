@@ -99,7 +99,7 @@ def trl(job: dict[str, Any]) -> None:
     more = {"num_labels": 1} if job["work"] == "reward" else {}
     model = loader.from_pretrained(job["base"], **more)
     config = config_class(
-        output_dir=str(job["folder"] / "trl"), num_train_epochs=1, learning_rate=job["learning_rate"],
+        output_dir=str(job["folder"] / "trl"), seed=job["seed"], num_train_epochs=1, learning_rate=job["learning_rate"],
         # A packed row of one, four times, is what makes TRL's packing pay on a CPU.
         per_device_train_batch_size=1 if packed else job["batch_size"],
         gradient_accumulation_steps=job["batch_size"] if packed else 1, max_length=job["max_length"], logging_steps=1,
@@ -143,7 +143,7 @@ def llamafactory(job: dict[str, Any]) -> None:
         "finetuning_type": "lora", "lora_rank": job["r"], "lora_alpha": job["alpha"], "lora_target": ",".join(job["targets"]),
         "per_device_train_batch_size": job["batch_size"], "gradient_accumulation_steps": 1, "num_train_epochs": 1,
         "learning_rate": job["learning_rate"], "output_dir": str(folder / "out"), "logging_steps": 1, "report_to": "none",
-        "use_cpu": True, "bf16": False, "disable_gradient_checkpointing": True, "overwrite_output_dir": True,
+        "seed": job["seed"], "use_cpu": True, "bf16": False, "disable_gradient_checkpointing": True, "overwrite_output_dir": True,
         "preprocessing_num_workers": 1, **packing,
     })  # fmt: skip
 
@@ -168,7 +168,7 @@ def swift(job: dict[str, Any]) -> None:
         "--per_device_train_batch_size", str(job["batch_size"]), "--gradient_accumulation_steps", "1",
         "--num_train_epochs", "1", "--learning_rate", str(job["learning_rate"]), "--output_dir", str(folder / "out"),
         "--logging_steps", "1", "--gradient_checkpointing", "false", "--split_dataset_ratio", "0", "--use_hf", "true",
-        "--report_to", "none", "--save_strategy", "epoch", "--use_cpu", "true", "--bf16", "false", "--fp16", "false",
+        "--seed", str(job["seed"]), "--report_to", "none", "--save_strategy", "epoch", "--use_cpu", "true", "--bf16", "false", "--fp16", "false",
     ]  # fmt: skip
     if pairs:
         from swift import rlhf_main

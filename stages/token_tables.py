@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data_formats import Data, DataFormat, Kind, Overlong, Source, sample
 from ..pipeline.cache import cache_folder, keep_folder, remembered_sha256
-from ..pipeline.digests import digest_of
+from ..pipeline.digests import digest_of, digest_of_code
 from ..pipeline.durable import read_json, write_json
 from ..pipeline.heads import LABELS, Labels
 from .replay import with_replay
@@ -114,10 +114,10 @@ class Request:
         return {"replay": [one.identity() for one in self.replay], "replay_share": self.replay_share}
 
 
-def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) -> Tables:
+def load_tables(request: Request, tokenizer: Callable[[], Any], tokenizer_fingerprint: str) -> Tables:
     """The tables from the cache, or read, validated, rendered, encoded and kept.
 
-    Raises DataError for whatever is wrong with the rows.
+    tokenizer: loads it, which takes seconds; called where a table has to be made. Raises DataError for whatever is wrong with the rows.
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
     if request.replay:
@@ -127,7 +127,7 @@ def load_tables(request: Request, tokenizer: Any, tokenizer_fingerprint: str) ->
         )
         return with_replay(own, earlier, request.replay_share, key)
     folder = cache_folder() / "tables" / key[:32]
-    made = keep_folder(folder, lambda aside: _make(request, tokenizer, aside))
+    made = keep_folder(folder, lambda aside: _make(request, tokenizer(), aside))
     return _read(folder, key, split_off=request.eval_source is None, from_cache=not made)
 
 
@@ -168,8 +168,6 @@ def _read(folder: Path, key: str, *, split_off: bool, from_cache: bool) -> Table
 @lru_cache(maxsize=1)
 def _code_digest() -> str:
     """A change in how we read or mask rows must make new tables."""
-    import posttrain.data_formats as package
+    import posttrain.data_formats
 
-    folder = Path(next(iter(package.__path__)))
-    modules = sorted(folder.rglob("*.py"))
-    return digest_of([[path.relative_to(folder).as_posix(), path.read_text("utf-8")] for path in modules])
+    return digest_of_code(posttrain.data_formats)

@@ -71,7 +71,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     base = source.find()
     events.phase("reading data")
     tokenizer = shared_tokenizer(base.folder)
-    tables = load_tables(stage.request, tokenizer, base.tokenizer_fingerprint)
+    tables = load_tables(stage.request, lambda: tokenizer, base.tokenizer_fingerprint)
     for line in (*tables.report.lines()[:2], tables.origin):
         events.say(line)
     for path in tables.bad_rows if context.ranks.main else ():

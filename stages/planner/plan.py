@@ -75,7 +75,7 @@ def tables_of(request: Request, start: ModelRef) -> Tables:
     from ...pipeline.base_models import shared_tokenizer
 
     base = start.find()
-    return load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+    return load_tables(request, lambda: shared_tokenizer(base.folder), base.tokenizer_fingerprint)
 
 
 def _check_quantised(stage: TrainingStage, config: Mapping[str, Any]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...pipeline.cache import cache_folder
+from ...pipeline.digests import digest_of, digest_of_code
+from ...pipeline.durable import write_json
 from ...pipeline.heads import TRAINED_HEADS, Labels, auto_class, with_head
 from ...pipeline.model_folder import read_config
 from ...pipeline.quantization import layers_to_quantise
@@ -60,6 +66,31 @@ def sizes_of(stage: TrainingStage, source: Path | str, labels: Labels | None = N
 
 @lru_cache(maxsize=64)
 def _sizes(strategy: Any, task: Any, source: Path | str, labels: Labels | None) -> Sizes:
+    """Counted once per user: importing what it takes to build a model and its adapters needs seconds."""
+    if not type(strategy).__module__.startswith("posttrain.") or trusts_remote_code():
+        return _count(strategy, task, source, labels)  # code of which no version is known
+    config = SHAPES[str(source)] if source in SHAPES else read_config(Path(source))
+    versions = [version(library) for library in ("torch", "transformers", "peft")]
+    key = [repr(strategy), task, str(source), config, repr(labels), versions, _our_code()]
+    note = cache_folder() / "sizes" / f"{digest_of(key)[:32]}.json"
+    try:
+        return Sizes(**json.loads(note.read_text()))
+    except (OSError, ValueError, TypeError):
+        sizes = _count(strategy, task, source, labels)
+        with suppress(OSError):  # where nothing can be kept it is counted again
+            write_json(note, asdict(sizes))
+        return sizes
+
+
+@lru_cache(maxsize=1)
+def _our_code() -> str:
+    import posttrain.pipeline
+    import posttrain.stages
+
+    return digest_of_code(posttrain.pipeline, posttrain.stages)
+
+
+def _count(strategy: Any, task: Any, source: Path | str, labels: Labels | None) -> Sizes:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 

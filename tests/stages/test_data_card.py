@@ -32,7 +32,7 @@ def test_lengths_and_rows_of_every_kind(kind: Kind) -> None:
     other: dict[str, Any] = {"label": "plants"} if kind == "labelled" else {}
     rows = [ROWS[kind] | ({"text": f"{WORDS} {i}"} | other if "text" in ROWS[kind] else {}) for i in range(4)]
     rows = [ROWS[kind], *rows] if kind == "labelled" else rows
-    tables = load_tables(Request(rows, rows, kind, 64, "drop"), tokenizer, base.tokenizer_fingerprint)
+    tables = load_tables(Request(rows, rows, kind, 64, "drop"), lambda: tokenizer, base.tokenizer_fingerprint)
     card = data_card(tables.train, tokenizer, 64)
     assert sum(count for _, _, count in card["histogram"]) == len(tables.train) > 0
     text = "".join(text for _, pieces in card["shown"][0]["parts"] for text, _ in pieces)
@@ -46,5 +46,5 @@ def test_rows_that_are_long_are_not_shown() -> None:
     base = find_base("tiny-random")
     tokenizer = shared_tokenizer(base.folder)
     rows = [{"text": f"{i} " + "river " * 400} for i in range(3)]
-    tables = load_tables(Request(rows, rows, "text", 1024, "drop"), tokenizer, base.tokenizer_fingerprint)
+    tables = load_tables(Request(rows, rows, "text", 1024, "drop"), lambda: tokenizer, base.tokenizer_fingerprint)
     assert data_card(tables.train, tokenizer, 1024)["shown"] == []

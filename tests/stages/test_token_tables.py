@@ -86,9 +86,9 @@ def test_a_damaged_table_is_made_again(
     base = find_base("tiny-random")
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path))
     request = SFT(lora, data=rows["chat"]).request
-    first = load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+    first = load_tables(request, lambda: shared_tokenizer(base.folder), base.tokenizer_fingerprint)
     file = next(path for path in (tmp_path / "tables").rglob("*") if path.name == "input_ids.values")
     file.write_bytes(file.read_bytes()[:-1])
-    again = load_tables(request, shared_tokenizer(base.folder), base.tokenizer_fingerprint)
+    again = load_tables(request, lambda: shared_tokenizer(base.folder), base.tokenizer_fingerprint)
     assert [again.train.row(i) for i in range(3)] == [first.train.row(i) for i in range(3)]
     assert list((tmp_path / "tables").glob("*.corrupt-*"))

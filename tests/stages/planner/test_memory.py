@@ -156,12 +156,28 @@ def test_four_bits_are_half_a_byte_and_their_scales() -> None:
 
 
 def test_the_head_takes_blocks_of_logits_not_all(tmp_path: Any) -> None:
-    folder = config_folder(tmp_path, "llama")
-    sizes = sizes_of(SFT(LoRA()), folder)
-    one, two = (head_bytes(SFT(LoRA()), sizes, tokens, tokens, CPU) for tokens in (4096, 8192))
-    assert one == 4096 * (300 * 4 * 8.25 + 64 * 4)
+    folder = config_folder(tmp_path, "llama")  # 300 entries, hidden 64
+    sizes = sizes_of(SFT(Full()), folder)
+    one, two = (head_bytes(SFT(Full()), sizes, tokens, tokens, CPU) for tokens in (4096, 8192))
+    assert one == 4096 * (300 * 4 * 8.25 + 64 * 4) + 300 * 64 * 4  # and the gradient of its weights
     assert two - one == 4096 * 64 * 4  # one block at a time; only the gradient of what the head reads grows
     assert head_bytes(RewardModel(LoRA()), sizes, 4096, 4096, CPU) == 0
+
+
+def test_a_frozen_head_on_a_cpu_takes_two_small_blocks_and_the_gradients_it_gathers(tmp_path: Any) -> None:
+    folder = config_folder(tmp_path, "llama")
+    sizes = sizes_of(SFT(LoRA()), folder)
+    assert head_bytes(SFT(LoRA()), sizes, 4096, 3000, CPU) == 4 * (2 * 1024 * 300 + 2 * 3000 * 64 + 4096 * 64)
+    assert head_bytes(SFT(LoRA()), sizes, 600, 500, CPU) == 4 * (2 * 500 * 300 + 2 * 500 * 64 + 600 * 64)
+    capped = replace(sizes, head_capped=True)  # Gemma 2's logits go through TRL's head
+    assert head_bytes(SFT(LoRA()), capped, 4096, 4096, CPU) == 4096 * (300 * 4 * 8.25 + 64 * 4)
+
+
+def test_the_frozen_heads_blocks_are_the_planned_ones() -> None:
+    from posttrain.stages import frozen_head
+    from posttrain.stages.planner import memory
+
+    assert (memory._BLOCK_TOKENS, memory._BLOCK_COLUMNS) == (frozen_head.TOKENS, frozen_head.COLUMNS)
 
 
 def machine(gigabytes: float) -> Machine:
