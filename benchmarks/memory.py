@@ -128,7 +128,7 @@ def one(name: str, trains: bool) -> dict[str, Any]:
             eval_data=rows(kind, length, 1), batch_size=batch, max_length=length, max_steps=STEPS,
             overlong="split" if kind == "CPT" else "truncate", **more,
         )  # fmt: skip
-        model = "embedded" if size is None else random_model(size, Path(folder) / "model")
+        model = "embedded" if size is None else random_model(llama(size), Path(folder) / "model")
         posttrain.SFT.answers_questions = False  # decoding takes minutes here and no memory worth the name
         pipeline = Pipeline([stage], model=model, run_dir=Path(folder) / "run")
         imported = peak_bytes()
@@ -182,17 +182,25 @@ def rows(kind: str, length: int, count: int) -> list[dict[str, Any]]:
     return made
 
 
-def random_model(size: str, folder: Path) -> Path:
-    """A Llama of that size with random weights and the embedded model's tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama(size: str) -> Any:
+    """The config of a size that the planner knows."""
+    from transformers import LlamaConfig
 
-    from posttrain.pipeline.base_models import find_base, load_tokenizer
     from posttrain.stages.planner.known_sizes import SHAPES
 
+    return LlamaConfig(**SHAPES[size])
+
+
+def random_model(config: Any, folder: Path) -> Path:
+    """A bfloat16 model of that shape with random weights and the embedded model's tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.pipeline.base_models import find_base, load_tokenizer
+
     tokenizer = load_tokenizer(find_base("embedded").folder)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[size])).to(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     del model

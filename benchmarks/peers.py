@@ -150,7 +150,7 @@ def job_of(work: str, side: str, folder: Path) -> dict[str, Any]:
     tokens = sum(length(answer) + 1 if asked is None else chat(asked, answer) for asked, answer in texts)
     return {
         "work": work, "side": side, "system": SYSTEM, "settings": dict(SIDES[side][1]), "base": str(base), "rows": rows, "batch_size": batch,
-        "steps": -(-len(rows) // batch), "max_length": MAX_LENGTH, "learning_rate": 1e-4, "r": 8, "alpha": 16,
+        "steps": -(-len(rows) // batch), "max_length": MAX_LENGTH, "learning_rate": 1e-4, "strategy": "lora", "r": 8, "alpha": 16,
         "targets": ["q_proj", "v_proj"], "folder": str(folder), "tokens": tokens, "labelled": labelled,
         "seed": stage_seed(0, TITLES[work]),  # of the order of the rows, which all sides draw in the same way
         # products of a token with all weights: forward and backward, and the reference's forward pass

@@ -6,8 +6,10 @@ What is measured is measured in one way on all sides: by the methods of transfor
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,18 @@ class Clock:
     def __init__(self, begun: float) -> None:
         from transformers import Trainer, TrainerCallback
 
-        self.begun, self.first_step, self.loop, self.steps, self.loss = begun, 0.0, 0.0, 0, 0.0
+        self.begun, self.first_step, self.loop, self.loss = begun, 0.0, 0.0, 0.0
+        self.ends: list[float] = []  # of the steps
         train, clock = Trainer.train, self
 
         class Steps(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                clock.first_step = clock.first_step or time.time() - clock.begun
-                clock.steps = state.global_step
+                if args.device.type == "cuda":
+                    import torch
+
+                    torch.cuda.synchronize()
+                clock.ends.append(time.time())
+                clock.first_step = clock.first_step or clock.ends[0] - clock.begun
 
         def timed(trainer: Any, *args: Any, **settings: Any) -> Any:
             trainer.add_callback(Steps())
@@ -45,12 +52,17 @@ class Clock:
         Trainer.train = timed
 
     def result(self) -> dict[str, float]:
+        import torch
+
         (peak,) = [
             line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
         ]
+        resident, steps = int(peak.split()[1]) * 1024, [b - a for a, b in pairwise(self.ends)]
+        on_gpu = {"step": round(statistics.median(steps[1:]), 4)} if torch.cuda.is_available() else {}
         return {
-            "loop": round(self.loop, 2), "first_step": round(self.first_step, 2), "steps": self.steps,
-            "loss": round(self.loss, 4), "peak_GB": round(int(peak.split()[1]) * 1024 / 1e9, 3),
+            "loop": round(self.loop, 2), "first_step": round(self.first_step, 2), "steps": len(self.ends),
+            "loss": round(self.loss, 4),
+            "peak_GB": round((torch.cuda.max_memory_allocated() if on_gpu else resident) / 1e9, 3), **on_gpu,
         }  # fmt: skip
 
 
@@ -72,45 +84,73 @@ def chats(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def posttrain(job: dict[str, Any]) -> None:
-    from posttrain import CPT, DPO, SFT, LoRA, Pipeline, RewardModel
+    pipeline_of(job).run()
 
-    lora = LoRA(r=job["r"], alpha=job["alpha"], target_modules=job["targets"])
+
+def pipeline_of(job: dict[str, Any]) -> Any:
+    from posttrain import CPT, DPO, SFT, Full, LoRA, Pipeline, QLoRA, RewardModel
+
+    adapter = {"r": job["r"], "alpha": job["alpha"], "target_modules": job["targets"]}
+    strategy = {"lora": lambda: LoRA(**adapter), "qlora": lambda: QLoRA(**adapter), "full": Full}[
+        job["strategy"]
+    ]()
     kind = {"cpt": CPT, "sft": SFT, "dpo": DPO, "reward": RewardModel}[job["work"]]
     stage = kind(
-        lora, data=chats(job), eval_data=chats(job)[:1], max_steps=job["steps"], batch_size=job["batch_size"],
+        strategy, data=chats(job), eval_data=chats(job)[:1], max_steps=job["steps"], batch_size=job["batch_size"],
         max_length=job["max_length"], learning_rate=job["learning_rate"],
         overlong="split" if job["work"] == "cpt" else "truncate",
     )  # fmt: skip
     SFT.answers_questions = False  # what the others do not do either
-    Pipeline([stage], model=job["base"], run_dir=job["folder"] / "run").run()
+    return Pipeline([stage], model=job["base"], run_dir=job["folder"] / "run")
 
 
 def trl(job: dict[str, Any]) -> None:
+    """As its documentation has it: on a GPU with its defaults, which compute activations again."""
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BitsAndBytesConfig,
+    )
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
     trainer_class, config_class = {
-        "cpt": (SFTTrainer, SFTConfig), "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig), "reward": (RewardTrainer, RewardConfig),
+        "cpt": (SFTTrainer, SFTConfig), "sft": (SFTTrainer, SFTConfig), "dpo": (DPOTrainer, DPOConfig),
+        "reward": (RewardTrainer, RewardConfig),
     }[job["work"]]  # fmt: skip
-    packed = job["settings"].get("packing", False)
+    packed, on_gpu, strategy = (
+        job["settings"].get("packing", False),
+        torch.cuda.is_available(),
+        job["strategy"],
+    )
     loader = AutoModelForSequenceClassification if job["work"] == "reward" else AutoModelForCausalLM
-    more = {"num_labels": 1} if job["work"] == "reward" else {}
+    more: dict[str, Any] = {"num_labels": 1} if job["work"] == "reward" else {}
+    more["dtype"] = torch.bfloat16 if on_gpu and strategy != "full" else torch.float32
+    if strategy == "qlora":
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=more["dtype"],
+        )  # fmt: skip
     model = loader.from_pretrained(job["base"], **more)
     config = config_class(
-        output_dir=str(job["folder"] / "trl"), seed=job["seed"], num_train_epochs=1, learning_rate=job["learning_rate"],
+        output_dir=str(job["folder"] / "trl"), seed=job["seed"], learning_rate=job["learning_rate"],
+        max_steps=job["steps"] if on_gpu else -1, num_train_epochs=1,
         # A packed row of one, four times, is what makes TRL's packing pay on a CPU.
         per_device_train_batch_size=1 if packed else job["batch_size"],
         gradient_accumulation_steps=job["batch_size"] if packed else 1, max_length=job["max_length"], logging_steps=1,
-        bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none", disable_tqdm=True, **job["settings"],
+        bf16=on_gpu, use_cpu=not on_gpu, gradient_checkpointing=on_gpu, report_to="none", disable_tqdm=True,
+        **job["settings"],
     )  # fmt: skip
     lora = LoraConfig(
         r=job["r"], lora_alpha=job["alpha"], target_modules=job["targets"],
         task_type="SEQ_CLS" if job["work"] == "reward" else "CAUSAL_LM",
     )  # fmt: skip
     trainer = trainer_class(
-        model=model, args=config, train_dataset=Dataset.from_list(chats(job)), peft_config=lora,
+        model=model, args=config, train_dataset=Dataset.from_list(chats(job)),
+        peft_config=None if strategy == "full" else lora,
         processing_class=AutoTokenizer.from_pretrained(job["base"]),
     )  # fmt: skip
     trainer.train()

@@ -190,7 +190,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             critic="shared" if "shared" in job["side"] else "adapter", reward=reward_adapter(job),
             trainer_args={"num_ppo_epochs": job["ppo_epochs"], "stop_kl": 1e9}, **common,
         )  # fmt: skip
-    pipeline = Pipeline([stage], run_dir=Path(job["folder"]) / "run")
+    pipeline = Pipeline([stage], model=job["base"], run_dir=Path(job["folder"]) / "run")
     (plan,) = pipeline.plan()
     assert plan is not None
     record = next(iter(pipeline.run()))
@@ -211,9 +211,9 @@ def reward_adapter(job: dict[str, Any]) -> Any:
     code = (
         "import sys; from posttrain import Pipeline, RewardModel, LoRA; "
         "Pipeline([RewardModel(LoRA(r=16), data=[{'prompt': f'{i}', 'chosen': 'yes', 'rejected': 'no'} "
-        "for i in range(4)], max_steps=1, batch_size=2)], run_dir=sys.argv[1]).run()"
+        "for i in range(4)], max_steps=1, batch_size=2)], model=sys.argv[2], run_dir=sys.argv[1]).run()"
     )
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code, str(folder), job["base"]], check=True, capture_output=True)
     return RewardModelRef(folder)
 
 

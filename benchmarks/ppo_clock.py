@@ -18,7 +18,9 @@ def gemm_rate() -> float:
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far; that of a parent is not in it."""
+    """The largest resident memory of this process so far, without a parent's; on a GPU what PyTorch gave out of its memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
     (line,) = [
         each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")
     ]

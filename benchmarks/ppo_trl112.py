@@ -55,14 +55,14 @@ def main() -> None:
 
 def make_trainer(job: dict[str, Any]) -> tuple[PPOTrainer, Clock]:
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(job["base"])
+    tokenizer, on_gpu = AutoTokenizer.from_pretrained(job["base"]), torch.cuda.is_available()
     clock = Clock()
     config = PPOConfig(
         output_dir=job["folder"], per_device_train_batch_size=job["batch_size"], learning_rate=job["learning_rate"],
         gradient_accumulation_steps=job["gradient_accumulation"], num_mini_batches=1, num_ppo_epochs=job["ppo_epochs"],
         total_episodes=job["steps"] * job["batch_size"] * job["gradient_accumulation"],
         response_length=job["new_tokens"], local_rollout_forward_batch_size=job["rollout_batch"], temperature=1.0,
-        num_sample_generations=0, report_to="none", save_strategy="no", bf16=False, use_cpu=True, disable_tqdm=True,
+        num_sample_generations=0, report_to="none", save_strategy="no", bf16=on_gpu, use_cpu=not on_gpu, disable_tqdm=True,
         gradient_checkpointing=False, logging_steps=1, stop_token="eos" if job["stops"] else None,
     )  # fmt: skip
     if job["stops"]:

@@ -40,6 +40,32 @@ def seconds(job: Mapping[str, Any]) -> float:
     return float(job["steps"] * job["passes"] / 2 * (of_layers + of_head))
 
 
+def model_flops(
+    config: Mapping[str, Any], tokens: float, labelled: float, length: float, *, full: bool, rank: int = 0,
+    head: bool = True, forwards: int = 1,
+) -> float:  # fmt: skip
+    """Floating-point operations that training on some tokens asks for, in rows of `length` tokens.
+
+    6 for each token and parameter that trains and 4 where it is frozen, six more for an adapter's on all linear layers, and
+    the attention's, causal: two products of half the pairs of tokens, once forwards and twice backwards. Nothing is
+    computed again. labelled: tokens that go through the head. forwards: 2 with a reference's.
+    """
+    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    size = config.get("head_dim") or hidden // heads
+    attention, keys = heads * size, config["num_key_value_heads"] * size
+    layer = 2 * hidden * attention + 2 * hidden * keys + 3 * hidden * inner
+    sides = (
+        2 * (hidden + attention) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    )  # of an adapter, for each rank
+    passes, layers = (4 if full else 2) + 2 * forwards, config["num_hidden_layers"]
+    products = layers * layer * tokens + hidden * config["vocab_size"] * labelled * head
+    return float(
+        passes * products
+        + 6 * rank * sides * layers * tokens
+        + (2 + forwards) * 2 * length * attention * layers * tokens
+    )
+
+
 def median_seconds(weights: Sequence[torch.Tensor], tokens: int) -> float:
     """Each weight once forwards and once backwards; nothing is allocated or drawn in that time."""
     sizes = {size for weight in weights for size in weight.shape}

@@ -46,5 +46,7 @@ def test_rows_that_are_long_are_not_shown() -> None:
     base = find_base("tiny-random")
     tokenizer = shared_tokenizer(base.folder)
     rows = [{"text": f"{i} " + "river " * 400} for i in range(3)]
-    tables = load_tables(Request(rows, rows, "text", 1024, "drop"), lambda: tokenizer, base.tokenizer_fingerprint)
+    tables = load_tables(
+        Request(rows, rows, "text", 1024, "drop"), lambda: tokenizer, base.tokenizer_fingerprint
+    )
     assert data_card(tables.train, tokenizer, 1024)["shown"] == []

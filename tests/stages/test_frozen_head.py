@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.testing import assert_close
+
 from posttrain.stages import frozen_head, trl_trainers
 from posttrain.stages.frozen_head import can_score, head_scores
-from torch.testing import assert_close
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
@@ -114,7 +115,9 @@ def test_what_it_is_not_for():
         assert not can_score(hidden, weight, None, None)
 
 
-@pytest.mark.parametrize("asked", [("log_probs", "entropy", "is_top1"), ("log_probs", "entropy", "mean_logits")])
+@pytest.mark.parametrize(
+    "asked", [("log_probs", "entropy", "is_top1"), ("log_probs", "entropy", "mean_logits")]
+)
 def test_it_gives_what_trls_head_gives(asked):
     from trl.kernels import ChunkedLogProbFunction
 
@@ -135,7 +138,11 @@ def test_it_gives_what_trls_head_gives(asked):
 
 @pytest.mark.parametrize(
     ("softcap", "asked", "trained"),
-    [(20.0, ("log_probs",), False), (None, ("log_probs", "log_sum_sq_probs"), False), (None, ("log_probs",), True)],
+    [
+        (20.0, ("log_probs",), False),
+        (None, ("log_probs", "log_sum_sq_probs"), False),
+        (None, ("log_probs",), True),
+    ],
 )
 def test_what_it_cannot_is_left_to_trls_head(softcap, asked, trained):
     from trl.kernels import ChunkedLogProbFunction

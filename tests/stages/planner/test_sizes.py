@@ -91,10 +91,10 @@ print([(plan.tokens, plan.trainable_parameters, plan.memory_bytes) for plan in p
 print([name for name in ("peft", "bitsandbytes", "tokenizers", "transformers.modeling_utils") if name in sys.modules])
 """
     first, second = (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
         for _ in range(2)
     )
     assert second.splitlines()[0] == first.splitlines()[0]
     assert second.splitlines()[1] == "[]"
-
-
