@@ -29,7 +29,9 @@ def digest_of_code(*packages: ModuleType) -> str:
     """sha256 of all Python files of some packages, with their places."""
     folders = [Path(next(iter(package.__path__))) for package in packages]
     modules = [(path, folder) for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return digest_of([[path.relative_to(folder).as_posix(), path.read_text("utf-8")] for path, folder in modules])
+    return digest_of(
+        [[path.relative_to(folder).as_posix(), path.read_text("utf-8")] for path, folder in modules]
+    )
 
 
 def _plain(value: Any) -> Any:

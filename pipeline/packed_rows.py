@@ -22,8 +22,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .beginnings import SHORTEST_SHARED, in_common
+
 ATTENTION = "posttrain_rows"
-SHORTEST_SHARED = 8  # tokens: each shared beginning costs a copy of its keys in every layer
 _keeps_padding = ContextVar("keeps_padding", default=False)
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
 _INPUTS = ("position_ids", "past_key_values", "inputs_embeds")
@@ -109,14 +110,6 @@ def packing_of(ids_BL: Tensor, mask_BL: Tensor | None, *, share: bool) -> Packin
     return Packing(
         tuple(own), torch.tensor([ids], **on), torch.tensor([positions], **on), torch.tensor(places, **on)
     )
-
-
-def in_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    for i, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return i
-    return min(len(one), len(other))
 
 
 def _first(ranges: tuple[tuple[int, int], ...], tokens: int) -> tuple[tuple[int, int], ...]:

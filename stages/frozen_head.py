@@ -126,7 +126,12 @@ def _block_of_tokens(
 
 
 def _entropy_gradient(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, scale: float, grad_N: Tensor
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    scale: float,
+    grad_N: Tensor,
 ) -> Tensor:
     """Nobody's loss has it by default, so TRL's head computes it, which can."""
     from trl.kernels import ChunkedLogProbFunction

@@ -78,9 +78,7 @@ class _Head:
         from .frozen_head import can_score, head_scores
 
         if can_score(hidden_NH, weight_VH, bias_V, softcap) and "log_sum_sq_probs" not in outputs:
-            return head_scores(
-                hidden_NH, weight_VH, bias_V, targets_N, logit_scale / temperature, outputs
-            )
+            return head_scores(hidden_NH, weight_VH, bias_V, targets_N, logit_scale / temperature, outputs)
         return ChunkedLogProbFunction.apply(
             hidden_NH, weight_VH, bias_V, targets_N, temperature, chunk_size, softcap, logit_scale, outputs
         )

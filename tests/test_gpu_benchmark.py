@@ -31,10 +31,10 @@ def test_operations_are_those_that_pytorch_counts(monkeypatch: pytest.MonkeyPatc
         model(input_ids=ids, labels=ids).loss.backward()
     counted = counter.get_total_flops()
     ours = model_flops(config.to_dict(), 64, 64, 64, full=not rank, rank=rank)
-    other_half = (
-        3 * 2 * 64 * 4 * 64 * 2 * 64
-    )  # eager attention computes the pairs that the causal mask hides, too
-    assert ours + other_half == pytest.approx(counted, rel=0.02)
+    # Eager attention computes the pairs that the causal mask hides, too; and nothing goes backwards below the first adapters.
+    other_half = 3 * 2 * 64 * 4 * 64 * 2 * 64
+    below = 2 * 64 * (128 * 256 + 2 * 128 * 128 + 3 * rank * 128) if rank else 0
+    assert ours + other_half - below == pytest.approx(counted, rel=1e-3)
 
 
 @pytest.mark.slow

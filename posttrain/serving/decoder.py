@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posttrain.errors import ModelError
-from posttrain.pipeline.packed_rows import in_common
+from posttrain.pipeline.beginnings import in_common
 from posttrain.pipeline.plain_lora import PlainLora
 
 from .cache import SlotCache

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...data_formats.tokens.table import UNTRAINED
+from ...pipeline.beginnings import SHORTEST_SHARED, in_common
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,8 +59,6 @@ def _spread(count: int) -> Sequence[int]:
 
 def _in_common(rows: Sequence[np.ndarray]) -> int:
     """Tokens that all of them begin with; none where they are too few to be computed once."""
-    from ...pipeline.packed_rows import SHORTEST_SHARED, in_common
-
     # The first and the last in alphabetical order differ most.
     shared = in_common(min(map(list, rows)), max(map(list, rows)))
     return shared if shared >= SHORTEST_SHARED else 0

@@ -216,7 +216,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
     from posttrain.stages.planner import plan
 
     monkeypatch.setattr(plan, "this_machine", lambda: replace(CPU, memory_bytes=300_000_000))
-    stage = SFT(LoRA(r=2), data=rows["chat"], batch_size=32, trainer_args={"gradient_checkpointing": False})
+    stage = SFT(Full(), data=rows["chat"], batch_size=32, trainer_args={"gradient_checkpointing": False})
     for method in ("plan", "run"):
         pipeline = tiny([stage])
         with pytest.raises(
