@@ -1,7 +1,7 @@
 """Keep freed memory in the process while a stage trains on a CPU, and give it back between its parts and afterwards.
 
 glibc returns every large block to the system when it is freed, and the next step faults the same pages in again:
-a quarter of the time of a LoRA step on the embedded model (benchmarks/allocator.py).
+a quarter of the time of a LoRA step on the embedded model.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 _DEFAULT = 128 * 1024
-_KEPT = 1 << 30
+_LARGE, _KEPT = 1 << 20, 1 << 30
 
 
 @contextmanager
@@ -30,6 +30,25 @@ def freed_memory_kept() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, _DEFAULT)
         libc.mallopt(_TRIM_THRESHOLD, _DEFAULT)
         libc.malloc_trim(0)
+
+
+@contextmanager
+def large_blocks_returned() -> Iterator[None]:
+    """Inside `freed_memory_kept`: blocks from 1 MB are returned after all, which takes time, and less than half the memory.
+
+    For a step that computes activations again: glibc puts what it keeps, a small block in each layer, into the places of
+    the large ones between, so that these find none in the next layer.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.malloc_trim(0)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGE)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_THRESHOLD, _KEPT)
 
 
 def give_back_freed_memory() -> None:

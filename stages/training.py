@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..pipeline import StageContext, StageResult
-from ..pipeline.allocator import give_back_freed_memory
+from ..pipeline.allocator import give_back_freed_memory, large_blocks_returned
 from ..pipeline.base_models import shared_tokenizer
 from ..pipeline.durable import write_bytes
 from .checkpoints import newest_whole_checkpoint
@@ -32,6 +33,7 @@ class Session(Protocol):
 
     model: Any  # what is trained and saved
     hooks: StepHooks  # of the strategy
+    recomputes: bool  # whether the backward pass computes activations again, because memory is short
 
     def prove_start(self) -> None:
         """Take the proofs that must hold before step 1; raises HandoverError."""
@@ -93,7 +95,8 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
         answers_before = [one["answer"] for one in sample_answers(session.model, tokenizer, shown)]
     context.stop.raise_if_requested("before training")
 
-    session.fit(checkpoint[0] if checkpoint else None)
+    with large_blocks_returned() if session.recomputes else nullcontext():
+        session.fit(checkpoint[0] if checkpoint else None)
     prove_finite(session.model)
     events.phase("measuring after training")
     after = session.measure()

@@ -104,6 +104,10 @@ class TrlSession:
         metrics = Metrics(context.events, stage.first_loss)
         return cls(stage, context, tables, tokenizer, Trained(model, reference, dataset), metrics)
 
+    @property
+    def recomputes(self) -> bool:
+        return bool(self._trainer.args.gradient_checkpointing)
+
     def prove_start(self) -> None:
         if rows := self._stage.reference_rows(self._tables.train):
             difference = prove_reference(self.model, self._reference, rows, self._pad_id)

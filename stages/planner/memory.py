@@ -26,7 +26,7 @@ _BLOCK_TOKENS, _BLOCK_COLUMNS = 1024, 4096  # frozen_head's, which is not import
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
 # What lies idle between tensors is measured, not counted: a share of all, and of the activations beside adapters.
 _IDLE = {"CPU": 0.1, "GPU": 0.05}  # on a GPU it is an allowance, not measured
-_SPLIT = 0.28
+_SPLIT = 0.5
 _MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
 
 
@@ -90,7 +90,8 @@ def estimate(
     head = head_bytes(stage, sizes, tokens, scored, machine)
     # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
     # of large ones, so that the next large ones get new places: the head's blocks, or what the layers compute between.
-    idle = 0 if machine.on_gpu or makes_base else max(head, int(_SPLIT * activations))
+    # Where activations are computed again it is returned.
+    idle = 0 if machine.on_gpu or makes_base or checkpointing else max(head, int(_SPLIT * activations))
     embeddings = sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.
@@ -101,8 +102,9 @@ def estimate(
         MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.
         MemoryEstimate(**held, logits=_measuring_bytes(stage, sizes, length, held_out_tokens, machine)),
-        # Training is over, and what it made is compared with what was read back.
+        # Training is over, and what it made is compared with what was read back, and then with what it was before.
         MemoryEstimate(weights=_handed_over_bytes(strategy, sizes, machine)),
+        MemoryEstimate(**_compared(stage, sizes, machine)),
     ]  # fmt: skip
     largest = max(moments, key=lambda each: each.total)
     counted = largest.total - largest.allocator
@@ -129,6 +131,16 @@ def _handed_over_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> in
     if strategy.base_format is None or machine.on_gpu:
         return 0
     return 2 * (sizes.total - sizes.trainable) * strategy.weights_dtype(on_gpu=False).itemsize
+
+
+def _compared(stage: TrainingStage, sizes: Sizes, machine: Machine) -> dict[str, int]:
+    """What the check of what was forgotten holds on a CPU: the model before is loaded while the trained one's pages are not
+    back yet; and three float32 copies of some tokens' logits.
+    """
+    if machine.on_gpu or not stage.checks_forgetting or stage.task != "policy":
+        return {}
+    weights = 2 * sizes.total * stage.strategy.weights_dtype(on_gpu=False).itemsize
+    return {"weights": weights, "logits": 3 * 4 * _MEASURED_TOKENS * sizes.vocabulary}
 
 
 def _optimizer_bytes(stage: TrainingStage) -> float:

@@ -43,7 +43,9 @@ class PPOSession:
         self._steps = stage.steps(len(tables.train))
         schedule = stage.schedule(len(tables.train))
         source = context.inputs["policy"]
-        if wants_checkpointing(stage, source, stage.longest_sequence(tables.report.length_max)):
+        longest = stage.longest_sequence(tables.report.length_max)
+        self.recomputes = wants_checkpointing(stage, source, longest)
+        if self.recomputes:
             self._roles.recompute_activations()
         request, self._pretraining = stage.ptx_request, None
         if request is not None:
