@@ -33,7 +33,10 @@ class Session(Protocol):
 
     model: Any  # what is trained and saved
     hooks: StepHooks  # of the strategy
-    recomputes: bool  # whether the backward pass computes activations again, because memory is short
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass computes activations again, because memory is short."""
 
     def prove_start(self) -> None:
         """Take the proofs that must hold before step 1; raises HandoverError."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from calls import call_pairs, calls
 from classification import classification
+from days import days
 from extraction import extraction
 from tone import tone, tone_pairs, tone_prompts
 from translation import translation
@@ -31,6 +32,8 @@ def files() -> dict[str, list[Row]]:
         "calls_heldout": calls("calls_heldout", 24),
         "call_pairs": call_pairs("call_pairs", 40),
         "call_pairs_heldout": call_pairs("call_pairs_heldout", 16),
+        "days": days("days", 8),
+        "days_heldout": days("days_heldout", 3),
         "tone": tone("tone", 3),
         "tone_heldout": tone("tone_heldout", 1),
         "tone_pairs": tone_pairs("tone_pairs"),

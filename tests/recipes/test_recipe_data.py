@@ -40,7 +40,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 15
+    assert len(made) == 17
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
@@ -98,6 +98,31 @@ def test_pairs_ask_in_the_words_of_the_calls() -> None:
     asked = Message("user", "Is it ready?")
     declared = template.with_tools(tools).prompt([asked])
     assert declared == template.prompt([Message("system", said), asked])
+
+
+def test_held_out_days_are_other_pairs_in_other_words() -> None:
+    """Learning the trained pairs by heart gives no held-out answer, and all answers are right."""
+    names = part("days")["DAYS"]
+
+    def asked(row: dict[str, Any]) -> tuple[str, int]:
+        today = min(names, key=lambda day: row["question"].find(day) % 1000)
+        return today, int(next(word for word in row["question"].split() if word.isdigit()))
+
+    trained, held_out = both("days")
+    assert (len(trained), len(held_out)) == (184, 36)
+    assert not {asked(row) for row in trained} & {asked(row) for row in held_out}
+    assert (
+        {far for _, far in map(asked, trained)} == {far for _, far in map(asked, held_out)} == {2, 3, 4, 5, 6}
+    )
+    for row in trained + held_out:
+        today, far = asked(row)
+        counted, _, last = row["answer"].rpartition("#### ")
+        assert last == names[(names.index(today) + far) % 7]
+        assert counted in (
+            "",
+            ", ".join(f"{i} {names[(names.index(today) + i) % 7]}" for i in range(1, far + 1)) + " ",
+        )
+    assert sum(row["answer"].startswith("1 ") for row in trained) == 46  # one in four
 
 
 def test_the_tone_is_on_one_side_of_each_pair() -> None:

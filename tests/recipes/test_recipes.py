@@ -16,6 +16,7 @@ from posttrain.recipes.agent_tuning import agent_tuning
 from posttrain.recipes.classification import classification
 from posttrain.recipes.extraction import extraction
 from posttrain.recipes.quickstart import quickstart
+from posttrain.recipes.reasoning import reasoning
 from posttrain.recipes.rlhf import rlhf
 from posttrain.recipes.sft_dpo import sft_dpo
 from posttrain.recipes.style_tuning import style_tuning
@@ -30,6 +31,7 @@ PIPELINES = {  # held-out rows of each stage
     classification: [44, 44],
     agent_tuning: [24, 16],
     translation: [40],
+    reasoning: [36, 36],
     style_tuning: [24, 24],
 }
 IDS = [recipe.__name__ for recipe in PIPELINES]
@@ -38,7 +40,7 @@ IDS = [recipe.__name__ for recipe in PIPELINES]
 def test_there_are_no_untested_recipes() -> None:
     found = {path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"}
     assert found == {*IDS, "compare_strategies"}
-    assert len(found) == 9
+    assert len(found) == 10
 
 
 @pytest.mark.parametrize(("recipe", "held_out"), PIPELINES.items(), ids=IDS)
