@@ -117,7 +117,9 @@ class Request:
 def load_tables(request: Request, tokenizer: Callable[[], Any], tokenizer_fingerprint: str) -> Tables:
     """The tables from the cache, or read, validated, rendered, encoded and kept.
 
-    tokenizer: loads it, which takes seconds; called where a table has to be made. Raises DataError for whatever is wrong with the rows.
+    tokenizer: loads it, which takes seconds; called where a table has to be made.
+
+    Raises DataError for whatever is wrong with the rows.
     """
     key = digest_of([request.identity(), tokenizer_fingerprint])
     if request.replay:

@@ -102,14 +102,28 @@ def estimate(
         MemoryEstimate(**held, gradients=gradients + embeddings, activations=layer),
         # Held-out rows are measured between the steps.
         MemoryEstimate(**held, logits=_measuring_bytes(stage, sizes, length, held_out_tokens, machine)),
-        # Training is over, and what it made is compared with what was read back, and then with what it was before.
+        # Training is over, and what it made is compared with what was read back.
         MemoryEstimate(weights=_handed_over_bytes(strategy, sizes, machine)),
-        MemoryEstimate(**_compared(stage, sizes, machine)),
     ]  # fmt: skip
-    largest = max(moments, key=lambda each: each.total)
-    counted = largest.total - largest.allocator
+    return _with_idle(max(moments, key=lambda each: each.total), machine)
+
+
+def comparison(stage: TrainingStage, sizes: Sizes, machine: Machine) -> MemoryEstimate:
+    """What is resident on a CPU while the check of what was forgotten goes from one model to the other: the mapped files of
+    both, and three float32 copies of some tokens' logits. No reason to refuse a stage: where memory is short the
+    system takes a mapped file's pages back.
+    """
+    if machine.on_gpu or not stage.checks_forgetting or stage.task != "policy":
+        return MemoryEstimate()
+    weights = 2 * sizes.total * stage.strategy.weights_dtype(on_gpu=False).itemsize
+    logits = 3 * 4 * _MEASURED_TOKENS * sizes.vocabulary
+    return _with_idle(MemoryEstimate(weights=weights, logits=logits), machine)
+
+
+def _with_idle(moment: MemoryEstimate, machine: Machine) -> MemoryEstimate:
+    counted = moment.total - moment.allocator
     return replace(
-        largest, allocator=largest.allocator + int(counted * _IDLE["GPU" if machine.on_gpu else "CPU"])
+        moment, allocator=moment.allocator + int(counted * _IDLE["GPU" if machine.on_gpu else "CPU"])
     )
 
 
@@ -131,16 +145,6 @@ def _handed_over_bytes(strategy: Strategy, sizes: Sizes, machine: Machine) -> in
     if strategy.base_format is None or machine.on_gpu:
         return 0
     return 2 * (sizes.total - sizes.trainable) * strategy.weights_dtype(on_gpu=False).itemsize
-
-
-def _compared(stage: TrainingStage, sizes: Sizes, machine: Machine) -> dict[str, int]:
-    """What the check of what was forgotten holds on a CPU: the model before is loaded while the trained one's pages are not
-    back yet; and three float32 copies of some tokens' logits.
-    """
-    if machine.on_gpu or not stage.checks_forgetting or stage.task != "policy":
-        return {}
-    weights = 2 * sizes.total * stage.strategy.weights_dtype(on_gpu=False).itemsize
-    return {"weights": weights, "logits": 3 * 4 * _MEASURED_TOKENS * sizes.vocabulary}
 
 
 def _optimizer_bytes(stage: TrainingStage) -> float:

@@ -13,7 +13,7 @@ from ..machine import this_machine
 from ..token_tables import Request, Tables, load_tables
 from .batches import Batch, largest_batch
 from .fitting import refuse_what_cannot_fit
-from .memory import estimate
+from .memory import comparison, estimate
 from .sizes import Sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def plan_stage(stage: TrainingStage, start: ModelRef) -> StagePlan:
     largest = _largest(stage, tables, sizes, longest)
     memory = estimate(stage, sizes, longest, checkpointing, this_machine(), measured, largest)
     refuse_what_cannot_fit(stage, memory, base.folder, longest, measured, this_machine(), tables.labels)
+    memory = max(memory, comparison(stage, sizes, this_machine()), key=lambda each: each.total)
     return StagePlan(
         rows_read=tables.rows_read,
         rows=len(tables.train),
