@@ -251,17 +251,21 @@ def test_no_change_is_named_that_the_strategy_cannot_have(strategy: Any) -> None
 
 
 def test_the_check_of_what_was_forgotten_is_shown_and_refuses_nothing(
-    tiny: Callable[..., Pipeline], rows: Rows, monkeypatch: pytest.MonkeyPatch
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """Two mapped files are resident then, whose pages the system takes back where memory is short."""
     from posttrain.stages.planner import plan
 
     def planned(memory: int) -> Any:
         monkeypatch.setattr(plan, "this_machine", lambda: replace(CPU, memory_bytes=memory))
-        (found,) = tiny([SFT(LoRA(r=2), data=rows["chat"][:20], batch_size=1)]).plan()
+        stage = SFT(LoRA(r=2), data=rows["chat"][:20], batch_size=1)
+        (found,) = Pipeline([stage], model="embedded", run_dir=tmp_path / "run").plan()
         return found
 
     found = planned(10**10)
-    training = estimate(SFT(LoRA(r=2), batch_size=1), sizes_of(SFT(LoRA(r=2)), find_base("tiny-random").folder), 44, False, CPU, 0)
-    assert found.memory_bytes == int(1.1 * (8 * found.total_parameters + 3 * 4 * 128 * 49152)) > training.total
-    assert planned(training.total * 3 // 2).memory_bytes == found.memory_bytes  # not refused
+    assert found.memory_bytes == int(1.1 * (8 * found.total_parameters + 3 * 4 * 128 * 49152))
+    assert (
+        planned(1_150_000_000).memory_bytes == found.memory_bytes > 1_150_000_000
+    )  # less than the two files
+    with pytest.raises(NotEnoughMemoryError):
+        planned(600_000_000)
