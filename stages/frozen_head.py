@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TOKENS, COLUMNS = 1024, 4096  # of a block: 16 MB, which a processor's cache has room for
+_AT_ONCE = 128  # tokens whose logits are there at once, for the entropies' gradient
 
 # log-probabilities, entropies, log of the sum of squared probabilities (never given), mean logits, whether the target is first
 Scores = tuple[Tensor, Tensor | None, None, Tensor | None, Tensor | None]
@@ -60,19 +61,19 @@ class _Scores(torch.autograd.Function):
         found = [None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)]
         log_probs, entropy, mean_logits, is_top1, slopes_NH = found
         ctx.scale = scale
-        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, slopes_NH)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, slopes_NH)
         ctx.mark_non_differentiable(*(each for each in (mean_logits, is_top1) if each is not None))
         assert log_probs is not None
         return log_probs, entropy, None, mean_logits, is_top1
 
     @staticmethod
     def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> Any:
-        hidden_NH, weight_VH, bias_V, targets_N, slopes_NH = ctx.saved_tensors
+        hidden_NH, weight_VH, bias_V, slopes_NH = ctx.saved_tensors
         grad_NH = torch.zeros_like(hidden_NH)
         if grad_log_probs is not None:
             torch.mul(slopes_NH, grad_log_probs[:, None] * ctx.scale, out=grad_NH)
         if grad_entropy is not None:
-            grad_NH += _entropy_gradient(hidden_NH, weight_VH, bias_V, targets_N, ctx.scale, grad_entropy)
+            grad_NH += _entropy_gradient(hidden_NH, weight_VH, bias_V, ctx.scale, grad_entropy)
         return grad_NH, None, None, None, None, None
 
 
@@ -126,19 +127,14 @@ def _block_of_tokens(
 
 
 def _entropy_gradient(
-    hidden_NH: Tensor,
-    weight_VH: Tensor,
-    bias_V: Tensor | None,
-    targets_N: Tensor,
-    scale: float,
-    grad_N: Tensor,
-) -> Tensor:
-    """Nobody's loss has it by default, so TRL's head computes it, which can."""
-    from trl.kernels import ChunkedLogProbFunction
-
-    with torch.enable_grad():
-        again_NH = hidden_NH.detach().requires_grad_()
-        _, entropy_N, *_ = ChunkedLogProbFunction.apply(
-            again_NH, weight_VH, bias_V, targets_N, 1.0, COLUMNS, None, scale, ("entropy",)
-        )
-    return torch.autograd.grad(entropy_N, again_NH, grad_N)[0]
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, scale: float, grad_N: Tensor
+) -> Tensor:  # fmt: skip
+    """Of the entropies' sum, weighted by `grad_N`; from the logits of some tokens at a time, since no loss has it by default."""
+    parts = []
+    for states_CH, grad_C in zip(hidden_NH.split(_AT_ONCE), grad_N.split(_AT_ONCE), strict=True):
+        with torch.enable_grad():
+            again_CH = states_CH.detach().requires_grad_()
+            logs_CV = torch.log_softmax(nn.functional.linear(again_CH, weight_VH, bias_V) * scale, -1)
+            entropy_C = -(logs_CV.exp() * logs_CV).sum(-1)
+        parts += torch.autograd.grad(entropy_C, again_CH, grad_C)
+    return torch.cat(parts)

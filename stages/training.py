@@ -98,6 +98,7 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
         answers_before = [one["answer"] for one in sample_answers(session.model, tokenizer, shown)]
     context.stop.raise_if_requested("before training")
 
+    give_back_freed_memory()  # what was measured with, in sizes that the steps do not ask for
     with large_blocks_returned() if session.recomputes else nullcontext():
         session.fit(checkpoint[0] if checkpoint else None)
     prove_finite(session.model)

@@ -17,6 +17,7 @@ def small_blocks(monkeypatch):
     """Several blocks of tokens and of the vocabulary, the last ones short."""
     monkeypatch.setattr(frozen_head, "TOKENS", 5)
     monkeypatch.setattr(frozen_head, "COLUMNS", 16)
+    monkeypatch.setattr(frozen_head, "_AT_ONCE", 4)
 
 
 def made(tokens=13, hidden=8, vocabulary=41, bias=False, seed=0):
@@ -66,8 +67,9 @@ def test_a_loss_of_entropies_gets_their_gradient():
     ours, wide = hidden.clone().requires_grad_(), hidden.double().requires_grad_()
     log_probs, entropy, *_ = head_scores(ours, weight, None, targets, 0.7)
     chosen, spread, *_ = expected(wide, weight, None, targets, 0.7)
-    (log_probs.sum() - 3 * entropy.sum()).backward()
-    (chosen.sum() - 3 * spread.sum()).backward()
+    weights = torch.linspace(-1, 2, len(targets))
+    (log_probs.sum() - (weights * entropy).sum()).backward()
+    (chosen.sum() - (weights.double() * spread).sum()).backward()
     assert_close(ours.grad, wide.grad.float(), rtol=1e-4, atol=1e-5)
 
 
