@@ -89,7 +89,7 @@ def main() -> None:
     for name in given.only or WORKS:
         work = WORKS[name]
         if given.in_small:
-            work = Work("tiny", work.kind, work.strategy, 2, 48)
+            work = Work("tiny", work.kind, work.strategy, 2, 96)
         with tempfile.TemporaryDirectory() as folder:
             base = random_base(work.size, Path(folder) / "model")
             measure = ppo if work.kind == "ppo" else trained
