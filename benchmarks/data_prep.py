@@ -103,7 +103,7 @@ def ours(path: Path) -> dict[str, Any]:
     request = Request(path, None, "conversation", 4096, "drop")
 
     def first() -> dict[str, Any]:
-        tables = load_tables(request, tokenizer, base.tokenizer_fingerprint)
+        tables = load_tables(request, lambda: tokenizer, base.tokenizer_fingerprint)
         return {"rows": tables.rows_read, "tokens": tables.report.tokens, "by": tables.report.notes[-1:]}
 
     made = measured(first)

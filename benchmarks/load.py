@@ -66,7 +66,7 @@ def rows(count: int, folder: Path) -> Found:
     request = Request(Data(path, on_bad_rows="quarantine"), None, "conversation", 512, "drop")
     before = memory_bytes("VmRSS")
     os.environ["POSTTRAIN_CACHE"] = str(folder / "cache")
-    seconds, tables = timed(lambda: load_tables(request, tokenizer, base.tokenizer_fingerprint))
+    seconds, tables = timed(lambda: load_tables(request, lambda: tokenizer, base.tokenizer_fingerprint))
     held = len(tables.held_out) if tables.held_out is not None else 0
     assert tables.rows_read == count and len(tables.train) + held == count - bad, (
         tables.rows_read,
