@@ -47,9 +47,6 @@ class Session(Protocol):
     def fit(self, checkpoint: Path | None) -> None:
         """Train to the end, from a checkpoint where there is one; raises RunInterrupted after a signal."""
 
-    def answers_before(self) -> Sequence[str]:
-        """What the untrained policy says to the prompts of the samples; empty where nobody compares."""
-
     def closing_numbers(self) -> Mapping[str, float]:
         """Numbers about the training itself: steps, mean loss."""
 
@@ -92,10 +89,6 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     before = session.measure()
     check_names(context.name, stage.require, _names(stage, before))
     shown = tables.train if tables.held_out is None else tables.held_out
-    talks = ranks.main and stage.task in ("policy", "seq2seq")
-    answers_before = session.answers_before()
-    if talks and not answers_before:
-        answers_before = [one["answer"] for one in sample_answers(session.model, tokenizer, shown)]
     context.stop.raise_if_requested("before training")
 
     give_back_freed_memory()  # what was measured with, in sizes that the steps do not ask for
@@ -116,16 +109,25 @@ def _train(stage: TrainingStage, context: StageContext) -> StageResult:
     del session  # one copy of the model in memory: the live one goes before the saved one comes
     give_back_freed_memory()
     made, model = hand_over(stage, source, artifact, probe, events.prove)
+    talks, answers_before = stage.task in ("policy", "seq2seq"), list[str]()
     samples = sample_answers(model, tokenizer, shown, context.asked) if talks else []
-    for sample, text in zip(samples, answers_before, strict=False):
-        sample["before"] = text
+
+    def ask(given: Any) -> None:  # not before training: people wait for its first step
+        answers_before.extend(one["answer"] for one in sample_answers(given, tokenizer, shown))
+
     if stage.checks_forgetting:
         events.phase("measuring what was forgotten")
         check = ForgettingCheck(model, tokenizer, tables.held_out)
         del model
-        numbers, bounds = check.against(source, context.start or source)
+        numbers, bounds = check.against(source, context.start or source, ask)
         metrics |= numbers
         intervals |= bounds
+    elif talks:
+        dtype = model.dtype
+        del model
+        ask(source.load_model(dtype=dtype))
+    for sample, text in zip(samples, answers_before, strict=False):
+        sample["before"] = text
     return StageResult(
         models={stage.makes: made},
         metrics=metrics,

@@ -158,9 +158,6 @@ class TrlSession:
         step = self._trainer.state.global_step
         context.stop.raise_if_requested(f"in stage {context.name} after step {step}")
 
-    def answers_before(self) -> Sequence[str]:
-        return ()
-
     def closing_numbers(self) -> Mapping[str, float]:
         """Mean training loss over the logged steps, and their count, whatever was interrupted in between."""
         state = self._trainer.state

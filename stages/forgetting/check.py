@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,18 +61,20 @@ class ForgettingCheck:
         )
         self._made = self._rows.outputs_of(model, self._pad_id)
 
-    def against(self, given: ModelRef, start: ModelRef) -> tuple[dict[str, float], dict[str, Interval]]:
+    def against(
+        self, given: ModelRef, start: ModelRef, ask: Callable[[Any], None] = lambda _: None
+    ) -> tuple[dict[str, float], dict[str, Interval]]:
         """(numbers, intervals by text or row) under the names of FORGETTING; of own rows where rows were held out.
 
-        given: the stage's input. start: of the chain. KL is KL(reference || model) in nats per token over the whole
+        given: the stage's input, shown to `ask` while it is in memory. start: of the chain. KL is KL(reference || model) in nats per token over the whole
         vocabulary, agreement the share of tokens at which both expect the same one most. That KL on a task's rows is
         what predicts forgetting (RL's Razor, arXiv 2509.04259).
         """
-        parts = list(self._compared("input", given))
+        parts = list(self._compared("input", given, ask))
         if start.fingerprint == given.fingerprint:
             parts += [_renamed(part) for part in parts if part[0].keys() & set(FORGETTING)]
         else:
-            parts += self._compared("base", start)
+            parts += self._compared("base", start, lambda _: None)
         numbers: dict[str, float] = {}
         intervals: dict[str, Interval] = {}
         for found, bounds in parts:
@@ -80,11 +82,12 @@ class ForgettingCheck:
             intervals |= bounds
         return numbers, intervals
 
-    def _compared(self, name: str, reference: ModelRef) -> Iterator[_Found]:
+    def _compared(self, name: str, reference: ModelRef, ask: Callable[[Any], None]) -> Iterator[_Found]:
         rows = self._rows
         give_back_freed_memory()  # of the model before
         model = reference.load_model(dtype=self._dtype)
         theirs = rows.outputs_of(model, self._pad_id, probes=name == "input")
+        ask(model)
         del model
         places = iter(range(len(rows.neutral) + len(rows.own)))
         for of, each in (("neutral", rows.neutral), ("own", rows.own)):

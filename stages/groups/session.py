@@ -43,9 +43,6 @@ class GroupSession(TrlSession):
     def measure(self) -> Sequence[Measured]:
         return self._rollouts.measure(self._tables.held_out)
 
-    def answers_before(self) -> Sequence[str]:
-        return self._rollouts.answers_before
-
     def closing_numbers(self) -> Mapping[str, float]:
         return {
             **super().closing_numbers(),

@@ -19,7 +19,6 @@ from posttrain.errors import SamplerError, TrainingDivergedError
 from ..evaluation import evaluating
 from ..intervals import Measured
 from ..proofs import prove_equal, prove_unchanged
-from ..samples import sample_answers
 from .health import correlation, repetition, standard_error
 from .judges import JUDGE, Judges
 from .loading import load_roles
@@ -117,7 +116,6 @@ class Rollouts:
         self._starts_as_reference = stage.strategy.capabilities.identity_at_start
         self._ranks = context.ranks
         self._sampler = self._open_sampler(stage)
-        self.answers_before: Sequence[str] = ()  # to the prompts of the samples, by the untrained policy
 
     def _open_sampler(self, stage: OnlineStage) -> Sampler:
         if isinstance(stage.sampler, VLLM):
@@ -255,9 +253,6 @@ class Rollouts:
         """On held-out prompts, each answered from a fixed seed: reward, KL (nats per answer), length, own stops."""
         if table is None:
             return []
-        if not self.answers_before:
-            samples = sample_answers(self.policy, self._tokenizer, table)
-            self.answers_before = [sample["answer"] for sample in samples]
         rows = range(min(_HELD_OUT_PROMPTS, len(table)))
         rollout = self.answer(table, rows, [row_seed(self._context.seed, "held out", row) for row in rows])
         scores, kl = np.array(rollout.scores), rollout.kl_N.numpy()

@@ -63,9 +63,6 @@ class PPOSession:
     def prove_start(self) -> None:
         self._rollouts.prove_start(self._tables.train, self._context.events.prove)
 
-    def answers_before(self) -> Sequence[str]:
-        return self._rollouts.answers_before
-
     def measure(self) -> Sequence[Measured]:
         return self._rollouts.measure(self._tables.held_out)
 
