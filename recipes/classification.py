@@ -20,8 +20,8 @@ def classification(
     lora = LoRA(r=16)
     return Pipeline(
         [
-            Classifier(lora, **packaged("classification", data), epochs=4, batch_size=16, learning_rate=1e-3),
-            SFT(lora, **packaged("classification", data), max_steps=16, learning_rate=1e-3),
+            Classifier(lora, **packaged("classification", data), epochs=3, batch_size=8, learning_rate=1e-3),
+            SFT(lora, **packaged("classification", data), epochs=4, batch_size=8, learning_rate=1e-3),
         ],
         model=model,
         run_dir=run_dir,

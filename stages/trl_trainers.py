@@ -52,7 +52,7 @@ def trainer_class(kind: TrainerKind) -> type:
         names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
         found = getattr(trl, names[kind])
     bases = (_TakesTables, found) if kind in ("dpo", "kto") else (found,)
-    return type(f"Table{found.__name__}", (EndsAtItsLastStep, RatesByParameter, *bases), {})
+    return type(f"Table{found.__name__}", (EndsAtItsLastStep, WritesNoCard, RatesByParameter, *bases), {})
 
 
 def _mend_head() -> None:
@@ -94,6 +94,13 @@ class EndsAtItsLastStep:
             self.control.should_training_stop = True  # type: ignore[attr-defined]
             return
         super()._run_epoch(*args, **settings)  # type: ignore[misc]
+
+
+class WritesNoCard:
+    """A Trainer without TRL's model card in each checkpoint, where nobody reads it; it takes as long as the adapter."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        return None
 
 
 class RatesByParameter:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from calls import call_pairs, calls
+from catalogue import catalogue, catalogue_questions
 from classification import classification
 from days import days
 from extraction import extraction
@@ -32,6 +33,10 @@ def files() -> dict[str, list[Row]]:
         "calls_heldout": calls("calls_heldout", 24),
         "call_pairs": call_pairs("call_pairs", 40),
         "call_pairs_heldout": call_pairs("call_pairs_heldout", 16),
+        "catalogue": catalogue("catalogue", 20),
+        "catalogue_heldout": catalogue("catalogue_heldout", 2),
+        "catalogue_questions": catalogue_questions("catalogue_questions"),
+        "catalogue_questions_heldout": catalogue_questions("catalogue_questions_heldout"),
         "days": days("days", 8),
         "days_heldout": days("days_heldout", 3),
         "tone": tone("tone", 3),

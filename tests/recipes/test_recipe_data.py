@@ -40,7 +40,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 17
+    assert len(made) == 21
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
@@ -123,6 +123,31 @@ def test_held_out_days_are_other_pairs_in_other_words() -> None:
             ", ".join(f"{i} {names[(names.index(today) + i) % 7]}" for i in range(1, far + 1)) + " ",
         )
     assert sum(row["answer"].startswith("1 ") for row in trained) == 46  # one in four
+
+
+def test_what_is_asked_of_held_out_facts_only_documents_tell() -> None:
+    """No trained question is about a held-out fact or worded as a held-out one, and every document tells four facts."""
+    script = part("catalogue")
+    known = {
+        (bike, script["sentence"](script["ANSWERS"][fact], bike, value))
+        for bike, values in script["BIKES"].items()
+        for fact, value in zip(script["FACTS"], values, strict=True)
+    }
+    trained, held_out = both("catalogue_questions")
+    told = [{row["answer"] for row in each} for each in (trained, held_out)]
+    assert [len(each) for each in told] == [20, 20] and not told[0] & told[1]
+    assert told[0] | told[1] == {answer for _, answer in known}
+    assert len(trained) == 100 and len(held_out) == 40
+
+    def wordings(name: str) -> set[str]:
+        return {wording for each in script["ASKS"][name].values() for wording in each}
+
+    assert not wordings("catalogue_questions") & wordings("catalogue_questions_heldout")
+    documents = [row["text"] for each in both("catalogue") for row in each]
+    assert len(documents) == 220
+    for text in documents:
+        (values,) = [values for bike, values in script["BIKES"].items() if bike in text]
+        assert all(value in text for value in values)
 
 
 def test_the_tone_is_on_one_side_of_each_pair() -> None:

@@ -15,6 +15,7 @@ from posttrain.recipes import packaged
 from posttrain.recipes.agent_tuning import agent_tuning
 from posttrain.recipes.classification import classification
 from posttrain.recipes.extraction import extraction
+from posttrain.recipes.knowledge_injection import knowledge_injection
 from posttrain.recipes.quickstart import quickstart
 from posttrain.recipes.reasoning import reasoning
 from posttrain.recipes.rlhf import rlhf
@@ -32,6 +33,7 @@ PIPELINES = {  # held-out rows of each stage
     agent_tuning: [24, 16],
     translation: [40],
     reasoning: [36, 36],
+    knowledge_injection: [20, 40],
     style_tuning: [24, 24],
 }
 IDS = [recipe.__name__ for recipe in PIPELINES]
@@ -40,7 +42,7 @@ IDS = [recipe.__name__ for recipe in PIPELINES]
 def test_there_are_no_untested_recipes() -> None:
     found = {path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__"}
     assert found == {*IDS, "compare_strategies"}
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 @pytest.mark.parametrize(("recipe", "held_out"), PIPELINES.items(), ids=IDS)
