@@ -71,7 +71,9 @@ chats = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs
 verdicts = [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
             for row in pairs for side in ("chosen", "rejected")]
 labelled = [{"text": row["prompt"], "label": i % 3} for i, row in enumerate(pairs)]
-common = dict(max_steps=3, batch_size=part, learning_rate=1e-3, max_length=32)
+# AdamW divides by a gradient's size: of one near zero, the order in which it was added up would be seen.
+smooth = {"adam_epsilon": 1e-4}
+common = dict(max_steps=3, batch_size=part, learning_rate=1e-3, max_length=48, trainer_args=smooth)
 stages = {
     "chain": [
         SFT(lora, data=chats, **common), SFT(Full(), name="full", data=chats, **common),
@@ -83,17 +85,20 @@ stages = {
         DPO(Full(), data=pairs, **common),
         DPO(lora, name="first", data=pairs, **common),
         DPO(lora, name="again", handover="continue", data=pairs, **common),
-        SFT(lora, name="recomputed", data=chats, trainer_args={"gradient_checkpointing": True}, **common),
+        SFT(lora, name="recomputed", data=chats, **common | {"trainer_args": smooth | {"gradient_checkpointing": True}}),
         SFT(Full(llrd=0.8), name="rates", data=chats, **common),
         SFT(lora, name="accumulated", data=chats, **{**common, "batch_size": part // 2, "gradient_accumulation": 2}),
         Classifier(lora, data=labelled, **common),
     ],
-    "judged": [KTO(lora, data=verdicts, **common), KTO(Full(), name="full", data=verdicts, **common)],
+    "own": [
+        KTO(lora, data=verdicts, **common), KTO(Full(), name="full", data=verdicts, **common),
+        TokenClassifier(lora, data=ROWS[:64], **common),
+    ],
     "exchanges": [Seq2Seq(lora, data=chats, **common), Seq2Seq(Full(), name="full", data=chats, **common)],
-    "bf16": [SFT(Full(), data=chats, trainer_args={"bf16": True}, **common),
-             SFT(lora, name="adapted", data=chats, trainer_args={"bf16": True}, **common)],
+    "bf16": [SFT(Full(), data=chats, **common | {"trainer_args": {"bf16": True}}),
+             SFT(lora, name="adapted", data=chats, **common | {"trainer_args": {"bf16": True}})],
     # On a model whose head is the embeddings.
-    "tied": [SFT(Full(), data=chats, **common), TokenClassifier(lora, data=ROWS[:64], **common)],
+    "tied": [SFT(Full(), data=chats, **common), DPO(Full(), data=pairs, **common)],
 }[sys.argv[4]]
 run = Pipeline(stages, model=model, run_dir=run_dir, seed=3).run()
 if size > 1:
@@ -104,18 +109,16 @@ if sharded:
     assert len(shares) == 3 * len(stages) and all(0.4 < share < 0.6 for share in shares), shares
 if ranks.main:
     print("FOUND " + json.dumps({
-        record.name: [
-            *[[line["loss"], line["grad_norm"]] for line in record.history],
-            [value for name, value in sorted(record.metrics.items()) if name in ("loss_before", "loss_after")],
-            [record.proofs["parameters_moved"]],
-        ] for record in run
+        record.name: {
+            "losses": [line["loss"] for line in record.history] + [record.metrics["loss_before"], record.metrics["loss_after"]],
+            "norms": [line["grad_norm"] for line in record.history],
+            "moved": record.proofs["parameters_moved"],
+        } for record in run
     }))
 """
 
 
-def launch(
-    folder: Path, model: Path | str, chain: str, *launcher: str
-) -> tuple[Path, dict[str, list[list[float]]]]:
+def launch(folder: Path, model: Path | str, chain: str, *launcher: str) -> tuple[Path, dict[str, Any]]:
     script = folder.parent / "script.py"
     script.write_text(SCRIPT)
     words = [str(model), str(folder), "2" if launcher else "1", chain]
@@ -153,9 +156,10 @@ def compare(
     one, numbers = launch(tmp_path / "plain", model, chain, *plain)
     two, same = launch(tmp_path / "parts", model, chain, *FSDP, "--fsdp_reshard_after_forward", reshard)
     assert numbers.keys() == same.keys()
-    for stage, lines in numbers.items():
-        for line, other in zip(lines, same[stage], strict=True):
-            assert other == pytest.approx(line, abs=1e-5, rel=1e-5), stage
+    for stage, found in numbers.items():
+        assert same[stage]["losses"] == pytest.approx(found["losses"], abs=1e-5, rel=1e-5), stage
+        assert same[stage]["norms"] == pytest.approx(found["norms"], rel=1e-4), stage
+        assert same[stage]["moved"] == found["moved"], stage
     assert difference(one, two) < 1e-5
     assert not list(two.rglob("*.tmp"))
 
@@ -179,9 +183,9 @@ def test_encoder_and_decoder_are_divided(tmp_path: Path, t5_model: Path) -> None
 
 
 @pytest.mark.slow
-def test_kto_in_parts_gives_the_result_of_two_whole_ones(tmp_path: Path, words_model: Path) -> None:
-    """Its KL is estimated on the other answers of a process's rows, which are not those of one process."""
-    compare(tmp_path, words_model, "judged", ACCELERATE)
+def test_what_each_process_has_of_its_own_is_that_of_ddp(tmp_path: Path, words_model: Path) -> None:
+    """KTO's KL is estimated on the other answers of a process's rows, and a tagger's head drops what each draws."""
+    compare(tmp_path, words_model, "own", ACCELERATE)
 
 
 @pytest.mark.slow
@@ -189,9 +193,9 @@ def test_in_16_bits_the_losses_are_near_those_of_one(tmp_path: Path, words_model
     """Not equal: one process casts each layer's weights by autocast, several gather them in 16 bits, norms with them."""
     _, numbers = launch(tmp_path / "plain", words_model, "bf16")
     _, same = launch(tmp_path / "parts", words_model, "bf16", *FSDP)
-    for stage, lines in numbers.items():
-        for line, other in zip(lines, same[stage], strict=True):
-            assert other == pytest.approx(line, rel=2e-2), stage
+    for stage, found in numbers.items():
+        for name in ("losses", "norms"):
+            assert same[stage][name] == pytest.approx(found[name], rel=2e-2), stage
 
 
 @pytest.mark.slow
@@ -257,7 +261,7 @@ def test_every_strategy_that_may_trains_in_parts_as_whole(tmp_path: Path, words_
         )
         for size, launcher in ((1, ()), (2, FSDP))
     )
-    assert one.keys() == two.keys() and len(one) > 15
+    assert one.keys() == two.keys() and len(one) >= 15
     for name, losses in one.items():
         # LoRA-GA's start is estimated in batches of batch_size, which is another one here
         assert two[name] == pytest.approx(losses, abs=5e-2 if name == "lora-ga" else 1e-4), name
