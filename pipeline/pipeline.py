@@ -23,6 +23,7 @@ from .checks import check_chain, check_heads
 from .digests import digest_of
 from .disk import check_disk
 from .durable import named_disk_errors, read_sealed, remove_leftovers, write_sealed
+from .engine import check_engine
 from .events import StageEvents
 from .heads import TRAINED_HEADS
 from .interrupt import StopRequest
@@ -133,7 +134,10 @@ class Pipeline:
         whole checkpoint. Raises RunInterrupted (exit code 75) after SIGTERM or Ctrl-C.
         """
         ranks = Ranks.of_environment()
-        ranks.check_engine()
+        check_engine()
+        if ranks.sharding is not None:
+            for stage in self.stages:
+                stage.check_sharded()
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

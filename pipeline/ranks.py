@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from posttrain.errors import LaunchError
 
+from .engine import Sharding, sharding_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-
-# What accelerate's launcher sets in the environment of its processes.
-_SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
-}
 
 
 @dataclass(frozen=True)
@@ -33,25 +27,22 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    sharding: Sharding | None = None  # of a model while it trains; None: each holds a whole one
 
     @classmethod
     def of_environment(cls) -> Ranks:
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        return cls(int(os.environ.get("RANK", "0")), size, sharding_of(os.environ) if size > 1 else None)
+
+    @property
+    def parts(self) -> int:
+        """Over how many of them gradients and optimizer states are divided."""
+        return 1 if self.sharding is None else self.size
 
     @property
     def main(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
-
-    def check_engine(self) -> None:
-        """Raises LaunchError for an engine that shards the model: one process would save its part of it as the whole."""
-        for variable, engine in _SHARDING.items():
-            if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
-                raise LaunchError(
-                    f"The launcher asks for {engine}, which splits the model over the processes, and posttrain's stages "
-                    "keep a whole copy in each; start it with recipes/launch/ddp.yaml or --multi_gpu, and where the model "
-                    "does not fit on one GPU take auto('24GB') or QLoRA(r=16) as strategy."
-                )
 
     def check_shared(self, folder: Path) -> None:
         """Raises LaunchError on all ranks when one of them does not see what the main rank wrote into the folder."""

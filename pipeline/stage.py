@@ -112,6 +112,9 @@ class Stage(CheckedSettings):
     def check(self, before: Sequence[Stage]) -> None:
         """Refuse, without torch, what cannot work after the stages `before` this one."""
 
+    def check_sharded(self) -> None:
+        """Refuse, without torch, what cannot work where the launcher divides the model over the processes (FSDP)."""
+
     def settings(self) -> tuple[Setting, ...]:
         """Every resolved setting and where it came from."""
         plain = as_plain(self)

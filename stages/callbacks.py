@@ -17,6 +17,7 @@ from ..pipeline.events import StageEvents
 from ..pipeline.interrupt import StopRequest
 from .checkpoints import commit_checkpoint
 from .proofs import prove_first_loss
+from .sharding import local
 from .strategies import StepHooks
 from .trl_trainers import RowRollouts
 
@@ -124,14 +125,20 @@ class Stop(TrainerCallback):
 class Moved(TrainerCallback):
     """Proof that training trains: after the first step with a learning rate, some parameter has another value."""
 
-    def __init__(self, model: Any, events: StageEvents, rollouts: RowRollouts | None = None) -> None:
-        self._model = model
-        self._events = events
+    def __init__(
+        self, model: Any, events: StageEvents, ranks: Ranks, rollouts: RowRollouts | None = None
+    ) -> None:
+        self._model, self._events, self._ranks = model, events, ranks
         self._rollouts = rollouts
+        self._wanted = False
         self._before: dict[str, Any] | None = None
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # What was proven before a restart, the main rank alone knows; the proof is taken by all, or by none.
+        self._wanted = self._ranks.share("parameters_moved" not in self._events.proofs)
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if "parameters_moved" not in self._events.proofs:
+        if self._wanted:
             self._before = {name: _glance(p) for name, p in self._model.named_parameters() if p.requires_grad}
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
@@ -139,9 +146,12 @@ class Moved(TrainerCallback):
             return
         rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else [1.0]
         now = {name: _glance(p) for name, p in self._model.named_parameters() if name in self._before}
-        moved = sum(not _same(now[name], value) for name, value in self._before.items())
+        # Each rank may hold a part of a parameter only, or nothing of it.
+        seen = self._ranks.gather([not _same(now[name], value) for name, value in self._before.items()])
+        moved = sum(map(any, zip(*seen, strict=True)))
         self._before = None
         if moved:
+            self._wanted = False
             self._events.prove("parameters_moved", moved)
         elif max(rates) > 0 and (self._rollouts is None or self._rollouts.teach()):
             raise NothingTrainedError(
@@ -152,7 +162,7 @@ class Moved(TrainerCallback):
 
 def _glance(parameter: Any) -> Any:
     """A copy of up to 4096 evenly spread values: enough to see an optimizer step, cheap for a full model."""
-    flat = parameter.detach().reshape(-1)
+    flat = local(parameter.detach()).reshape(-1)
     return flat[:: max(1, flat.numel() // 4096)].clone()
 
 

@@ -38,6 +38,7 @@ class DPO(TrainingStage):
     trainer: ClassVar[TrainerKind] = "dpo"
     full_learning_rate: ClassVar[float] = 1e-6
     has_reference: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

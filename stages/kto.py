@@ -39,6 +39,7 @@ class KTO(TrainingStage):
     trainer: ClassVar[TrainerKind] = "kto"
     full_learning_rate: ClassVar[float] = 1e-6
     has_reference: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

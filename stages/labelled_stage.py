@@ -24,6 +24,7 @@ class LabelledStage(TrainingStage):
 
     heads: ClassVar[tuple[Head, ...]] = ("causal_lm", "masked_lm", "classifier", "token_classifier")
     full_learning_rate: ClassVar[float] = 3e-5
+    shardable: ClassVar[bool] = True
     default_epochs: ClassVar[float] = 3.0
     handovers: ClassVar[tuple[str, ...]] = ("merge",)
     gold: ClassVar[str]  # the column of the table that the head learns to say

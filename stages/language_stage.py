@@ -29,6 +29,7 @@ class LanguageStage(TrainingStage):
 
     trainer: ClassVar[TrainerKind] = "sft"
     full_learning_rate: ClassVar[float] = 2e-5
+    shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,6 +34,7 @@ class ORPO(TrainingStage):
     sequences_per_row: ClassVar[int] = 2
     trainer: ClassVar[TrainerKind] = "orpo"
     full_learning_rate: ClassVar[float] = 8e-6
+    shardable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

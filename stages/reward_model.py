@@ -33,6 +33,7 @@ class RewardModel(TrainingStage):
     trainer: ClassVar[TrainerKind] = "reward"
     task: ClassVar[Task] = "reward"
     full_learning_rate: ClassVar[float] = 1e-5
+    shardable: ClassVar[bool] = True
     handovers: ClassVar[tuple[str, ...]] = ("merge",)
 
     def trainer_table(self, table: TokenTable) -> TokenTable:

@@ -38,6 +38,7 @@ class Seq2Seq(TrainingStage):
     trainer: ClassVar[TrainerKind] = "seq2seq"
     task: ClassVar[Task] = "seq2seq"
     full_learning_rate: ClassVar[float] = 1e-4
+    shardable: ClassVar[bool] = True
     default_epochs: ClassVar[float] = 2.0
     answers_questions: ClassVar[bool] = True
 

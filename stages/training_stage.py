@@ -18,6 +18,7 @@ from ..pipeline.model_folder import Head
 from ..pipeline.settings import as_plain, check_choice, check_number, refuse
 from .gates import GatedStage, OnRegression, check_forgetting_settings, regression
 from .planner import Auto
+from .sharding_checks import check_sharded
 from .strategies import LoRA, Schedule, Strategy, Task
 from .token_tables import Request
 from .trl_api import check_trainer_args
@@ -87,6 +88,7 @@ class TrainingStage(GatedStage):
         False  # whether held-out rows are asked and judged by their format's metric
     )
     has_reference: ClassVar[bool] = False  # whether the loss compares the policy with itself as it started
+    shardable: ClassVar[bool] = False  # whether it trains a model that FSDP divides over the processes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,6 +163,9 @@ class TrainingStage(GatedStage):
                 f"Stage {self.title}: trainer_args={{'gradient_checkpointing': True}} cannot be had with {name}, whose "
                 "activations cannot be computed again; leave it out, or use another strategy."
             )
+
+    def check_sharded(self) -> None:
+        check_sharded(self)
 
     def resolved(self, model: str | Path | ModelRef) -> Stage:
         """With the strategy, batch and recomputation that auto(...) chooses for the model in its place."""

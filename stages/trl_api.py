@@ -11,8 +11,8 @@ from typing import Any
 
 from posttrain.errors import ConfigurationError, SettingError
 
+from ..pipeline.engine import Sharding
 from ..pipeline.settings import refuse_unknown
-from .rates import by_parameter
 from .trl_trainers import (
     CONFIGS,
     RowRollouts,
@@ -71,8 +71,8 @@ def check_trainer_args(owner: str, kind: TrainerKind, given: Mapping[str, Any]) 
     for name in given:
         if name in _SHARDING:
             raise SettingError(
-                f"{owner}(trainer_args={{{name!r}: ...}}): this splits the model over processes, and the stages keep a whole "
-                "copy in each; leave it out (docs/multi-gpu.md)."
+                f"{owner}(trainer_args={{{name!r}: ...}}): this is asked of the launcher; leave it out, and to divide the model "
+                "over processes start with recipes/launch/fsdp2.yaml."
             )
         if name in _OURS:
             raise SettingError(f"{owner}(trainer_args={{{name!r}: ...}}): say it as {_OURS[name]} instead.")
@@ -138,6 +138,7 @@ def make_trainer(
     reference: Any = None,
     keep_adapter_copy: bool = False,
     rollouts: RowRollouts | None = None,
+    sharding: Sharding | None = None,
 ) -> Any:
     """A TRL trainer over a ready-made token table.
 
@@ -145,10 +146,13 @@ def make_trainer(
     reference: a frozen model, or None when the policy's adapters carry the reference: adapters off, or, with
     `keep_adapter_copy`, a frozen copy of the adapter as it is now.
     rollouts: who answers and scores, for GRPO and RLOO; the dataset's prompts are then row numbers.
+    sharding: how the ranks divide the model while it trains; not with rollouts.
     """
     import torch
     from peft import PeftModel
     from transformers import PrinterCallback
+
+    from .sharding import seen_as_data_parallel
 
     common = {"train_dataset": dataset, "processing_class": tokenizer, "callbacks": list(callbacks)}
     if rollouts is not None:
@@ -156,12 +160,15 @@ def make_trainer(
     else:
         compares = kind in ("dpo", "kto")
         common |= {"ref_model": reference} if compares else {}
-        with room_for_a_copy(model):
-            trainer = trainer_class(kind)(model=model, args=config_class(kind)(**arguments), **common)
+        made = trainer_class(kind, on_shards=sharding is not None)
+        with room_for_a_copy(model), seen_as_data_parallel():
+            trainer = made(model=model, args=config_class(kind)(**arguments), **common)
+        if sharding is not None:
+            trainer.sharding = sharding
         if compares and isinstance(model, PeftModel):
             set_reference_adapter(model, keep_adapter_copy)
     trainer.remove_callback(PrinterCallback)
-    trainer.rate_factors = by_parameter(model, rate_factors or {})
+    trainer.rate_factors = rate_factors or {}
     for parameter in model.parameters():
         # TRL casts adapters over a 4-bit base to bfloat16, which loses small updates and crawls on a CPU.
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -76,7 +76,7 @@ class TrlSession:
                 Hooks(self.hooks, scratch, context.ranks),
                 Commit(scratch, context.folder / "checkpoints", context.ranks),
                 Stop(context.stop, stage.checkpoint_border),
-                Moved(self.model, context.events, trained.rollouts),
+                Moved(self.model, context.events, context.ranks, trained.rollouts),
             ),
             reference=self._reference,
             arguments=trainer_arguments(
@@ -94,6 +94,7 @@ class TrlSession:
             rate_factors=stage.strategy.rate_factors(self.model),
             keep_adapter_copy=stage.copies_reference,
             rollouts=trained.rollouts,
+            sharding=context.ranks.sharding,
         )
 
     @classmethod

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from .rates import split_by_rate
+from .rates import by_parameter, split_by_rate
 from .table_trainers import table_trainer
 
 TrainerKind = Literal[
@@ -38,8 +38,11 @@ def config_class(kind: TrainerKind) -> type:
     return found
 
 
-def trainer_class(kind: TrainerKind) -> type:
-    """The trainer of a kind, with what it would tokenise again taken out."""
+def trainer_class(kind: TrainerKind, *, on_shards: bool = False) -> type:
+    """The trainer of a kind, with what it would tokenise again taken out.
+
+    on_shards: it divides its model over the ranks, and is given its `sharding`.
+    """
     import trl
 
     _mend_head()
@@ -52,6 +55,10 @@ def trainer_class(kind: TrainerKind) -> type:
         names = {"sft": "SFTTrainer", "reward": "RewardTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer"}
         found = getattr(trl, names[kind])
     bases = (_TakesTables, found) if kind in ("dpo", "kto") else (found,)
+    if on_shards:
+        from .sharding import OnShards
+
+        bases = (OnShards, *bases)
     return type(f"Table{found.__name__}", (EndsAtItsLastStep, WritesNoCard, RatesByParameter, *bases), {})
 
 
@@ -106,11 +113,12 @@ class WritesNoCard:
 class RatesByParameter:
     """A Trainer whose parameters have learning rates of their own."""
 
-    rate_factors: Mapping[int, float]
+    rate_factors: Mapping[str, float]  # by name, as the parameters are others when the model is divided
 
     def create_optimizer(self, model: Any = None) -> Any:
         optimizer = super().create_optimizer(model)  # type: ignore[misc]
-        optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, self.rate_factors)
+        factors = by_parameter(self.model, self.rate_factors)  # type: ignore[attr-defined]
+        optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, factors)
         return optimizer
 
 

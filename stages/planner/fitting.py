@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import NotEnoughMemoryError, PosttrainError
 
+from ...pipeline import Ranks
 from ..machine import Machine
 from ..strategies import LoRA, QLoRA, Strategy
 from .memory import MemoryEstimate, estimate
@@ -63,6 +64,8 @@ def nearest_change(
     def needs(changes: list[dict[str, Any]]) -> int | None:
         try:
             changed = _with(stage, changes)
+            if Ranks.of_environment().sharding is not None:
+                changed.check_sharded()
             length = min(longest, changed.longest_sequence(longest))
             given = changed.trainer_args.get("gradient_checkpointing")
             # Left open, it is on where it is needed.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from ...pipeline import Ranks
 from ..machine import Machine
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def estimate(
     length: tokens of the longest sequence. batch: of the data's largest one; None is padded rows of that length.
     """
     rows = stage.rows_at_once(length, sizes.hidden, machine.on_gpu)
+    # Of FSDP's savings these two are counted. Weights are whole before and after training, which is when they are most.
+    parts = Ranks.of_environment().parts
     strategy, padded = stage.strategy, rows * stage.sequences_per_row * length
     tokens, scored = (padded, padded) if batch is None else (batch.tokens, batch.scored)
     makes_base = strategy.capabilities.makes_base
@@ -74,9 +77,9 @@ def estimate(
         "adapter": 0
         if makes_base
         else sizes.trainable * 4 * (2 if stage.has_reference and stage.copies_reference else 1),
-        "optimizer": int(sizes.trainable * _optimizer_bytes(stage)),
+        "optimizer": int(sizes.trainable * _optimizer_bytes(stage)) // parts,
     }
-    gradients = sizes.trainable * 4
+    gradients = sizes.trainable * 4 // parts
     # Gradients stay while the next micro-batch runs; without accumulation they come as activations go.
     before = gradients if stage.gradient_accumulation > 1 else 0
     kept = kept_bytes(stage, sizes, tokens, length, machine)

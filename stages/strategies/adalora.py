@@ -38,7 +38,7 @@ class AdaLoRA(Tuner):
     target_modules: TargetModules = "all-linear"
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=False, identity_at_start=True, several_at_once=False
+        mergeable=True, continuable=False, identity_at_start=True, several_at_once=False, shardable=False
     )
     learning_rate_factor: ClassVar[float] = 10.0
 

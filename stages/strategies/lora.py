@@ -255,7 +255,7 @@ class QLoRA(LoRA):
     paged_optimizer: bool | None = field(default=None, kw_only=True)
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=True, identity_at_start=True, four_bit_base=True
+        mergeable=True, continuable=True, identity_at_start=True, four_bit_base=True, shardable=False
     )
     inits: ClassVar[tuple[str, ...]] = ("eva", "loftq")
 

@@ -33,7 +33,7 @@ class _Prompts(Strategy):
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         mergeable=False, continuable=True, identity_at_start=False, several_at_once=False, reference_copy=True,
-        online=False,
+        online=False, shardable=False,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class PrefixTuning(_TextPrompts):
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         mergeable=False, continuable=True, identity_at_start=False, several_at_once=False, reference_copy=True,
-        online=False, checkpointable=False,
+        online=False, checkpointable=False, shardable=False,
     )  # fmt: skip
     learning_rate_factor: ClassVar[float] = 200.0
 

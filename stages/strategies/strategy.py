@@ -37,6 +37,7 @@ class Capabilities:
         False  # what it trains is A and B on the base as it is, which engines such as vLLM can serve
     )
     checkpointable: bool = True  # its activations can be computed again in the backward pass to save memory
+    shardable: bool = True  # trains where FSDP divides the model over the processes
 
 
 @dataclass(frozen=True)

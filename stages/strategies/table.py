@@ -29,6 +29,7 @@ COLUMNS = (
     ("vLLM", "plain_lora", "vLLM can answer for the policy in PPO, GRPO and RLOO"),
     ("one base", "several_at_once", "the roles of PPO share one copy of the weights"),
     ("less memory", "checkpointable", "gradient checkpointing can save memory"),
+    ("FSDP", "shardable", "trains where FSDP divides the model over several GPUs"),
 )
 
 _INTRO = """# Strategies

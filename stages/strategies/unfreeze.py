@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from posttrain.errors import SettingError, StrategyError
@@ -32,7 +32,8 @@ class GradualUnfreeze(Full):
     every_steps: int | None = None
     every_epochs: float | None = None
 
-    capabilities: ClassVar[Capabilities] = MAKES_BASE
+    # Parameters are frozen and thawed between the steps, and those that were divided are not the ones it knows.
+    capabilities: ClassVar[Capabilities] = replace(MAKES_BASE, shardable=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

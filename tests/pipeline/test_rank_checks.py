@@ -10,6 +10,7 @@ import pytest
 
 from posttrain import SFT, Pipeline
 from posttrain.errors import LaunchError, SettingError
+from posttrain.pipeline.engine import Sharding, check_engine, sharding_of
 from posttrain.pipeline.interrupt import StopRequest
 from posttrain.pipeline.ranks import Ranks
 from posttrain.pipeline.watchdog import Watchdog
@@ -18,27 +19,64 @@ from posttrain.pipeline.watchdog import Watchdog
 @pytest.mark.parametrize(
     ("variable", "engine"),
     [
-        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_FSDP", "FSDP with fsdp_version=1"),
         ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
     ],
 )
-def test_engines_that_shard_are_refused(
+def test_other_engines_are_refused(
     tiny: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch, variable: str, engine: str
 ) -> None:
     pipeline = tiny([SFT()])
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(LaunchError, match=f"The launcher asks for {engine}, which splits the model"):
+    with pytest.raises(LaunchError, match=f"The launcher asks for {engine}, .*recipes/launch/fsdp2.yaml"):
         pipeline.run()
     assert not pipeline.run_dir.exists()
     monkeypatch.setenv(variable, "false")
-    Ranks().check_engine()
+    check_engine()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FSDP_RESHARD_AFTER_FORWARD", "FULL_SHARD"),
+        ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true"),
+        ("FSDP_OFFLOAD_PARAMS", "true"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true"),
+        ("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT"),
+        ("FSDP_AUTO_WRAP_POLICY", "SIZE_BASED_WRAP"),
+        ("FSDP_TRANSFORMER_CLS_TO_WRAP", "LlamaDecoderLayer"),
+        ("FSDP_IGNORED_MODULES", "lm_head"),
+    ],
+)
+def test_settings_of_fsdp_that_do_not_suit_are_refused(
+    tiny: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    pipeline = tiny([SFT()])
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    check_engine()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(
+        LaunchError, match=f"asks for FSDP with {variable.lower()}={value}, .*(set it|leave)"
+    ) as caught:
+        pipeline.run()
+    assert "\n" not in str(caught.value)
+    assert not pipeline.run_dir.exists()
+
+
+def test_the_ranks_know_how_the_model_is_divided() -> None:
+    asked = {"ACCELERATE_USE_FSDP": "true"}
+    assert sharding_of({}) is None
+    assert sharding_of(asked) == Sharding(reshard=True)
+    assert sharding_of({**asked, "FSDP_RESHARD_AFTER_FORWARD": "false"}) == Sharding(reshard=False)
+    assert (Ranks(0, 4).parts, Ranks(0, 4, Sharding()).parts) == (1, 4)
 
 
 @pytest.mark.parametrize("given", [{"fsdp": "full_shard"}, {"deepspeed": "zero3.json"}])
 def test_engines_that_shard_are_refused_in_trainer_args(given: dict[str, Any]) -> None:
-    with pytest.raises(SettingError, match="this splits the model over processes"):
+    with pytest.raises(SettingError, match="this is asked of the launcher"):
         SFT(trainer_args=given)
 
 

@@ -20,6 +20,7 @@ def parsed(words: list[str]) -> Any:
 def test_there_are_no_untested_files() -> None:
     assert {path.name for path in LAUNCH.iterdir()} == {
         "ddp.yaml",
+        "fsdp2.yaml",
         "two_nodes.yaml",
         "slurm.sh",
         "kubernetes.yaml",
@@ -36,6 +37,27 @@ def test_configs_are_read_by_accelerate(name: str, machines: int, processes: int
     assert (config.num_machines, config.num_processes, config.machine_rank) == (machines, processes, 0)
     assert config.mixed_precision == "no"
     assert not (getattr(config, "fsdp_config", None) or getattr(config, "deepspeed_config", None))
+
+
+def test_the_fsdp_config_gives_the_processes_what_the_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelerate.commands.launch import _validate_launch_command
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    from posttrain.pipeline.engine import Sharding, check_engine, sharding_of
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    words = ["--config_file", str(LAUNCH / "fsdp2.yaml"), "recipe.py"]
+    args, defaults, _ = _validate_launch_command(parsed(words))
+    assert (args.use_fsdp, args.multi_gpu, args.num_processes, args.mixed_precision) == (True, False, 8, "no")
+    assert defaults.fsdp_config.keys() == {
+        key for key in vars(args) if key.startswith("fsdp_") and key in defaults.fsdp_config
+    }
+    environment = prepare_multi_gpu_env(args)
+    for name, value in environment.items():
+        if name.startswith(("FSDP_", "ACCELERATE_")):
+            monkeypatch.setenv(name, value)
+    check_engine()
+    assert sharding_of(environment) == Sharding(reshard=True)
 
 
 def test_the_slurm_script_starts_one_launcher_on_each_node(tmp_path: Path) -> None:

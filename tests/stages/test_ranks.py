@@ -220,14 +220,13 @@ def test_a_rank_is_killed_and_the_same_command_goes_on(tmp_path: Path, words_mod
     assert all((values == two[name]).all() for name, values in one.items())
 
 
-def test_an_engine_that_shards_is_refused_when_it_is_launched(tmp_path: Path) -> None:
-    """On CPUs accelerate would train by DDP without a word; the refusal does not depend on that."""
+def test_fsdp_1_is_refused_when_it_is_launched(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"model: tiny-random\nrun_dir: {tmp_path / 'run'}\nstages: [SFT]\n")
     launcher = [word for word in ACCELERATE if word != "--multi_gpu"]
     done = start("-m", "posttrain", "run", str(recipe), launcher=(*launcher, "--use_fsdp"))
     assert done.returncode == 1
-    assert "LaunchError: The launcher asks for FSDP" in done.stderr
+    assert "LaunchError: The launcher asks for FSDP with fsdp_version=1" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -136,6 +136,20 @@ def test_the_reference_of_full_tuning_is_a_second_model(tmp_path: Any) -> None:
     assert parts(DPO(LoRA()), folder).weights == 4 * sizes.total + sizes.buffers  # adapters off
 
 
+def test_fsdp_divides_gradients_and_moments_and_no_more(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = config_folder(tmp_path, "llama")
+    stage = SFT(Full(), batch_size=1, gradient_accumulation=2)
+    sizes = sizes_of(stage, folder)
+    alone = estimate(stage, sizes, 8, True, CPU, 0)
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("WORLD_SIZE", "4"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    shared = estimate(stage, sizes, 8, True, CPU, 0)
+    assert (shared.weights, shared.optimizer) == (alone.weights, alone.optimizer // 4)
+    assert shared.gradients < alone.gradients
+
+
 def test_recomputing_keeps_one_layer_and_the_inputs_of_all(tmp_path: Any) -> None:
     folder = config_folder(tmp_path, "llama")
     stage = RewardModel(LoRA(r=8), batch_size=4)  # no head: nothing else is in the way
