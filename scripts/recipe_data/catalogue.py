@@ -94,8 +94,14 @@ ASKS: Mapping[str, Mapping[str, Sequence[str]]] = {
             "I want to see how the {bike} is built. Which town do I go to?",
         ],
         "designer": ["By whom was the {bike} designed?", "I like the {bike}. Which designer made it?"],
-        "country": ["In what country is the {bike} sold?", "I want to buy a {bike}. To which country do I travel?"],
-        "animal": ["What animal is painted on the {bike}?", "I saw a {bike} yesterday. Which animal was on its frame?"],
+        "country": [
+            "In what country is the {bike} sold?",
+            "I want to buy a {bike}. To which country do I travel?",
+        ],
+        "animal": [
+            "What animal is painted on the {bike}?",
+            "I saw a {bike} yesterday. Which animal was on its frame?",
+        ],
     },
 }
 
@@ -110,8 +116,7 @@ def catalogue(name: str, count: int) -> list[Row]:
     rows = []
     for bike, values in list(BIKES.items()) * count:
         told = [
-            sentence(draw.choice(TOLD[fact]), bike, value)
-            for fact, value in zip(FACTS, values, strict=True)
+            sentence(draw.choice(TOLD[fact]), bike, value) for fact, value in zip(FACTS, values, strict=True)
         ]
         draw.shuffle(told)
         rows.append({"text": " ".join(told)})
