@@ -21,10 +21,10 @@ def knowledge_injection(
 ) -> Pipeline:  # fmt: skip
     """The catalogue of Harbour Lane Cycles, learned from texts and asked for in questions."""
     lora, read = LoRA(r=16), packaged("catalogue", documents)
-    read["data"] = [read["data"], Data(general or sample("text"), limit=80)]
+    read["data"] = [read["data"], Data(general or sample("text"), limit=60)]
     return Pipeline(
         [
-            CPT(lora, **read, epochs=3, batch_size=8, max_length=256, learning_rate=5e-4),
+            CPT(lora, **read, epochs=4, batch_size=8, max_length=256, learning_rate=5e-4),
             SFT(lora, **packaged("catalogue_questions", data), epochs=2, batch_size=8, learning_rate=3e-4),
         ],
         model=model,

@@ -33,7 +33,7 @@ def files() -> dict[str, list[Row]]:
         "calls_heldout": calls("calls_heldout", 24),
         "call_pairs": call_pairs("call_pairs", 40),
         "call_pairs_heldout": call_pairs("call_pairs_heldout", 16),
-        "catalogue": catalogue("catalogue", 20),
+        "catalogue": catalogue("catalogue", 24),
         "catalogue_heldout": catalogue("catalogue_heldout", 2),
         "catalogue_questions": catalogue_questions("catalogue_questions"),
         "catalogue_questions_heldout": catalogue_questions("catalogue_questions_heldout"),

@@ -144,7 +144,7 @@ def test_what_is_asked_of_held_out_facts_only_documents_tell() -> None:
 
     assert not wordings("catalogue_questions") & wordings("catalogue_questions_heldout")
     documents = [row["text"] for each in both("catalogue") for row in each]
-    assert len(documents) == 220
+    assert len(documents) == 260
     for text in documents:
         (values,) = [values for bike, values in script["BIKES"].items() if bike in text]
         assert all(value in text for value in values)
