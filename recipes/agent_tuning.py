@@ -25,7 +25,7 @@ def agent_tuning(
     lora = LoRA(r=16)
     return Pipeline(
         [
-            SFT(lora, **packaged("calls", data), max_steps=16, batch_size=4, learning_rate=1e-3),
+            SFT(lora, **packaged("calls", data), epochs=1, batch_size=4, learning_rate=1e-3),
             DPO(lora, **packaged("call_pairs", pairs), max_steps=4, batch_size=4, learning_rate=1e-4),
             Evaluate(test or packaged("calls")["eval_data"], name="calls_after_dpo"),
         ],
