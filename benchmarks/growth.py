@@ -79,6 +79,7 @@ def plot(runs: dict[str, list[dict[str, float]]]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     figure, (time_axis, memory_axis) = pyplot.subplots(1, 2, figsize=(9, 3.6))
     for name, found in runs.items():
@@ -90,10 +91,22 @@ def plot(runs: dict[str, list[dict[str, float]]]) -> None:
         }
         time_axis.plot([one["TFLOP"] for one in found], [one["seconds"] for one in found], **style)
         memory_axis.plot([int(length)] * len(found), [one["peak_GB"] for one in found], **style)
+    first = next(iter(runs.values()))[0]
+    work = [first["TFLOP"], max(one["TFLOP"] for found in runs.values() for one in found)]
+    rate = first["seconds"] / first["TFLOP"]
+    time_axis.plot(
+        work, [rate * each for each in work], color="0.7", zorder=0, label="in proportion to the first"
+    )
     time_axis.set(xscale="log", yscale="log", xlabel="TFLOP of the work", ylabel="seconds of training")
     memory_axis.set(
         xscale="log", xlabel="tokens a row, four rows a batch", ylabel="peak memory, GB", ylim=(0, None)
     )
+    for axis, ticks in (
+        (time_axis.xaxis, (1, 2, 5, 10, 20)), (time_axis.yaxis, (20, 50, 100, 200, 400)), (memory_axis.xaxis, (64, 256, 1024)),
+    ):  # fmt: skip
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     time_axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(PLOT, dpi=120)
