@@ -9,9 +9,8 @@ two facts of each bicycle, and asked, in other words, about the other two, which
 at is exact_match, before and after SFT, and `neutral_kl_base`: what it cost.
 """
 
-from posttrain import CPT, SFT, Data, LoRA, Pipeline
+from posttrain import CPT, SFT, LoRA, Pipeline
 from posttrain.cli import run_recipe
-from posttrain.data_formats import sample
 from posttrain.recipes import packaged
 
 
@@ -21,7 +20,7 @@ def knowledge_injection(
 ) -> Pipeline:  # fmt: skip
     """The catalogue of Harbour Lane Cycles, learned from texts and asked for in questions."""
     lora, read = LoRA(r=16), packaged("catalogue", documents)
-    read["data"] = [read["data"], Data(general or sample("text"), limit=60)]
+    read["data"] = [read["data"], packaged("other_texts", general)["data"]]
     return Pipeline(
         [
             CPT(lora, **read, epochs=4, batch_size=8, max_length=256, learning_rate=5e-4),

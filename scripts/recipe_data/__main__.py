@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from calls import call_pairs, calls
-from catalogue import catalogue, catalogue_questions
+from catalogue import catalogue, catalogue_questions, other_texts
 from classification import classification
 from days import days
 from extraction import extraction
@@ -37,6 +37,7 @@ def files() -> dict[str, list[Row]]:
         "catalogue_heldout": catalogue("catalogue_heldout", 2),
         "catalogue_questions": catalogue_questions("catalogue_questions"),
         "catalogue_questions_heldout": catalogue_questions("catalogue_questions_heldout"),
+        "other_texts": other_texts(60),
         "days": days("days", 8),
         "days_heldout": days("days_heldout", 3),
         "tone": tone("tone", 3),

@@ -6,8 +6,10 @@ read in one wording only is not found again by a question (Allen-Zhu and Li 2023
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from words import Row
 
@@ -136,3 +138,9 @@ def catalogue_questions(name: str) -> list[Row]:
                 ]
     draw.shuffle(rows)
     return rows
+
+
+def other_texts(count: int) -> list[Row]:
+    """Texts of another kind to read beside the catalogue: the sample data's first ones."""
+    samples = Path(__file__).resolve().parents[2] / "data_formats" / "samples" / "text.jsonl"
+    return [json.loads(line) for line in samples.read_text("utf-8").splitlines()[:count]]

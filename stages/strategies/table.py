@@ -12,7 +12,7 @@ from .strategy import Capabilities, Strategy
 # What a person asks of a strategy: heading, the capability that answers, what yes means.
 COLUMNS = (
     ("merge", "mergeable", "the result joins the weights, so a stage with any strategy may follow"),
-    ("continue", "continuable", 'the next stage may train the same adapter on, with handover="continue"'),
+    ("goes on", "continuable", 'the next stage may train the same adapter on, with handover="continue"'),
     ("starts equal", "identity_at_start", "before step 1 the model says what it said without it"),
     (
         "new base",

@@ -69,7 +69,7 @@ def test_strategies_are_listed_from_the_code() -> None:
     assert head.split() == [
         "strategy",
         "merge",
-        "continue",
+        "on",
         "equal",
         "base",
         "base",
@@ -78,6 +78,7 @@ def test_strategies_are_listed_from_the_code() -> None:
         "vLLM",
         "base",
         "memory",
+        "FSDP",
     ]
 
 

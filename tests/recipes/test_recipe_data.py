@@ -40,7 +40,7 @@ def test_the_script_makes_the_packaged_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], check=True)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_bytes() for path in FOLDER.iterdir()}
-    assert len(made) == 21
+    assert len(made) == 22
 
 
 def spans(listed: list[dict[str, Any]]) -> set[str]:
