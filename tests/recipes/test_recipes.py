@@ -105,7 +105,7 @@ def test_rlhf_by_another_way_differs_in_one_stage(tmp_path: Path, method: Any) -
 def test_agent_tuning_runs_for_two_steps(tmp_path: Path) -> None:
     made = agent_tuning(model="tiny-random", run_dir=str(tmp_path / "run"))
     sft, dpo, again = made.stages
-    stages = [replace(sft, max_steps=2), replace(dpo, max_steps=2), again]  # type: ignore[call-arg]
+    stages = [replace(sft, max_steps=2, epochs=None), replace(dpo, max_steps=2), again]  # type: ignore[call-arg]
     run = Pipeline(stages, model="tiny-random", run_dir=tmp_path / "run").run()
     assert run["sft"].metrics["call_match_before"] == 0.0
     assert run["calls_after_dpo"].metrics["call_match"] == run["sft"].metrics["call_match_after"] == 0.0
