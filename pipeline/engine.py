@@ -10,10 +10,11 @@ from posttrain.errors import LaunchError
 
 # What accelerate's launcher sets in the environment of its processes, and how to start instead.
 _FSDP2 = "recipes/launch/fsdp2.yaml"
+_ZERO2 = "recipes/launch/zero2.yaml"
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": (
         "DeepSpeed",
-        f"take {_FSDP2} for what ZeRO-3 does, or the same with fsdp_reshard_after_forward: false for ZeRO-2",
+        f"take {_FSDP2} for what ZeRO-3 does, {_ZERO2} for ZeRO-2",
     ),
     "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", f"take {_FSDP2}"),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("a parallelism config", f"take {_FSDP2} without one"),

@@ -29,7 +29,7 @@ ZH: Mapping[str, str] = {
     "policy": "策略模型", "reward": "奖励模型", "classifier": "分类器", "token_classifier": "序列标注器",
     "text": "文本", "conversation": "对话", "preference": "偏好对", "unpaired": "带好坏判定的回答", "prompt": "提示",
     "labelled": "带标签的文本", "tagged": "带区段标注的文本", "exchange": "单轮问答",
-    "merge": "可合并", "continue": "可续训", "starts equal": "起点等同", "new base": "新底座", "4-bit base": "4 bit 底座",
+    "merge": "可合并", "goes on": "可续训", "starts equal": "起点等同", "new base": "新底座", "4-bit base": "4 bit 底座",
     "DPO, KTO": "DPO、KTO", "PPO, GRPO": "PPO、GRPO", "one base": "共用底座", "less memory": "可省显存",
     "CPT": "继续预训练：在文档上预测下一个 token；超过 `max_length` 的文档切开，从不与别的文档拼接",
     "SFT": "监督微调：只训练助手的回答和它的停止符",

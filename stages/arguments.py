@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..pipeline import Ranks
 from .machine import this_machine
 from .trl_api import check_values
 from .trl_trainers import TrainerKind
@@ -54,7 +55,8 @@ def trainer_arguments(
         "gradient_checkpointing": checkpointing,
         "dataloader_pin_memory": machine.on_gpu,
     }
-    if (optimizer := stage.strategy.optimizer(machine.on_gpu)) is not None:
+    pageable = machine.on_gpu and Ranks.of_environment().sharding is None
+    if (optimizer := stage.strategy.optimizer(pageable)) is not None:
         fixed["optim"] = optimizer
     length = (
         {"max_steps": stage.max_steps} if stage.max_steps else {"num_train_epochs": stage.resolved_epochs}

@@ -28,11 +28,17 @@ def check_sharded(stage: TrainingStage) -> None:
             f"{place} cannot train {stage.strategy} in parts, for which the launcher asks with FSDP; take LoRA() or Full(), "
             f"or {_WHOLE}."
         )
-    given = stage.trainer_args
-    if (optimizer := str(given.get("optim", _OPTIMIZERS[0]))) not in _OPTIMIZERS:
+    if stage.strategy.base_format == "int8":
         raise LaunchError(
-            f"{place}(trainer_args={{'optim': {optimizer!r}}}) was not tried with a model that FSDP divides; take one of "
-            f"{', '.join(_OPTIMIZERS)}, or {_WHOLE}."
+            f"{place} cannot train {stage.strategy} in parts, for which the launcher asks with FSDP: 8-bit weights lose "
+            f"their scales; take bits=4, or {_WHOLE}."
+        )
+    given = stage.trainer_args
+    optimizer = str(given.get("optim") or stage.strategy.optimizer(pageable=False) or _OPTIMIZERS[0])
+    if optimizer not in _OPTIMIZERS:
+        raise LaunchError(
+            f"{place} with the optimizer {optimizer} was not tried with a model that FSDP divides; take one of "
+            f"{', '.join(_OPTIMIZERS)} in trainer_args={{'optim': ...}}, or {_WHOLE}."
         )
     for name in _UNTRIED:
         if given.get(name):

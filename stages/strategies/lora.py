@@ -244,8 +244,8 @@ class QLoRA(LoRA):
     """LoRA over a base in 4-bit NF4 with double quantisation (Dettmers et al., arXiv 2305.14314), or in 8 bits.
 
     bits: 4 (about 0.6 bytes per frozen parameter instead of 2) or 8 (LLM.int8, Dettmers et al., arXiv 2208.07339).
-    paged_optimizer: optimizer state that moves to the CPU's memory when the GPU's is full; None: where there is a GPU.
-    PPO keeps its own. init: "loftq" starts A and B where they make up best for the error of the 4-bit weights (Li et
+    paged_optimizer: optimizer state that moves to the CPU's memory when the GPU's is full; None: where there is a GPU
+    that holds the whole state. PPO keeps its own. init: "loftq" starts A and B where they make up best for the error of the 4-bit weights (Li et
     al., arXiv 2310.08659, one iteration).
     At the hand-over the adapter is merged into the 16-bit base and into the dequantised one, both are measured against
     the trained model, and the nearer one is kept.
@@ -255,7 +255,7 @@ class QLoRA(LoRA):
     paged_optimizer: bool | None = field(default=None, kw_only=True)
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        mergeable=True, continuable=True, identity_at_start=True, four_bit_base=True, shardable=False
+        mergeable=True, continuable=True, identity_at_start=True, four_bit_base=True
     )
     inits: ClassVar[tuple[str, ...]] = ("eva", "loftq")
 
@@ -271,8 +271,8 @@ class QLoRA(LoRA):
             raise SettingError(f"{owner}(init='loftq', bits=8): LoftQ is for 4 bits; leave one of them out.")
         super()._check_init(owner)
 
-    def optimizer(self, on_gpu: bool) -> str | None:
-        paged = on_gpu if self.paged_optimizer is None else self.paged_optimizer
+    def optimizer(self, pageable: bool) -> str | None:
+        paged = pageable if self.paged_optimizer is None else self.paged_optimizer
         return "paged_adamw_32bit" if paged else None
 
     @property

@@ -89,8 +89,11 @@ class Strategy(CheckedSettings):
         """Parameter name -> factor of the learning rate; names that are missing have 1."""
         return {}
 
-    def optimizer(self, on_gpu: bool) -> str | None:
-        """The optimizer by its name in transformers' TrainingArguments.optim; None leaves it to the trainer."""
+    def optimizer(self, pageable: bool) -> str | None:
+        """The optimizer by its name in transformers' TrainingArguments.optim; None leaves it to the trainer.
+
+        pageable: whether its state can move to the CPU's memory, which takes a GPU, and the whole state on it.
+        """
         return None
 
     def check_schedule(self, schedule: Schedule, layers: int) -> None:

@@ -21,6 +21,7 @@ def test_there_are_no_untested_files() -> None:
     assert {path.name for path in LAUNCH.iterdir()} == {
         "ddp.yaml",
         "fsdp2.yaml",
+        "zero2.yaml",
         "two_nodes.yaml",
         "slurm.sh",
         "kubernetes.yaml",
@@ -39,25 +40,28 @@ def test_configs_are_read_by_accelerate(name: str, machines: int, processes: int
     assert not (getattr(config, "fsdp_config", None) or getattr(config, "deepspeed_config", None))
 
 
-def test_the_fsdp_config_gives_the_processes_what_the_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "reshard"), [("fsdp2", True), ("zero2", False)])
+def test_the_fsdp_configs_give_the_processes_what_the_run_takes(
+    monkeypatch: pytest.MonkeyPatch, name: str, reshard: bool
+) -> None:
     from accelerate.commands.launch import _validate_launch_command
     from accelerate.utils.launch import prepare_multi_gpu_env
 
     from posttrain.pipeline.engine import Sharding, check_engine, sharding_of
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
-    words = ["--config_file", str(LAUNCH / "fsdp2.yaml"), "recipe.py"]
+    words = ["--config_file", str(LAUNCH / f"{name}.yaml"), "recipe.py"]
     args, defaults, _ = _validate_launch_command(parsed(words))
     assert (args.use_fsdp, args.multi_gpu, args.num_processes, args.mixed_precision) == (True, False, 8, "no")
     assert defaults.fsdp_config.keys() == {
         key for key in vars(args) if key.startswith("fsdp_") and key in defaults.fsdp_config
     }
     environment = prepare_multi_gpu_env(args)
-    for name, value in environment.items():
-        if name.startswith(("FSDP_", "ACCELERATE_")):
-            monkeypatch.setenv(name, value)
+    for variable, value in environment.items():
+        if variable.startswith(("FSDP_", "ACCELERATE_")):
+            monkeypatch.setenv(variable, value)
     check_engine()
-    assert sharding_of(environment) == Sharding(reshard=True)
+    assert sharding_of(environment) == Sharding(reshard)
 
 
 def test_the_slurm_script_starts_one_launcher_on_each_node(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ FSDP = (
 SCRIPT = """
 import json, sys
 from posttrain import (
-    CPT, DPO, KTO, ORPO, SFT, Classifier, Full, LoRA, Pipeline, RewardModel, Seq2Seq, TokenClassifier,
+    CPT, DPO, KTO, ORPO, SFT, Classifier, Full, LoRA, Pipeline, QLoRA, RewardModel, Seq2Seq, TokenClassifier,
 )
 from posttrain.pipeline import Ranks
 from posttrain.stages.callbacks import Moved
@@ -97,6 +97,7 @@ stages = {
     "exchanges": [Seq2Seq(lora, data=chats, **common), Seq2Seq(Full(), name="full", data=chats, **common)],
     "bf16": [SFT(Full(), data=chats, **common | {"trainer_args": {"bf16": True}}),
              SFT(lora, name="adapted", data=chats, **common | {"trainer_args": {"bf16": True}})],
+    "quantised": [SFT(QLoRA(r=4), data=chats, **common), DPO(QLoRA(r=4, init="loftq"), data=pairs, **common)],
     # On a model whose head is the embeddings.
     "tied": [SFT(Full(), data=chats, **common), DPO(Full(), data=pairs, **common)],
 }[sys.argv[4]]
@@ -173,6 +174,14 @@ def test_two_processes_in_parts_give_the_result_of_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reshard", ["true", "false"])
+def test_four_bit_weights_are_divided_and_find_their_scales(
+    tmp_path: Path, words_model: Path, reshard: str
+) -> None:
+    compare(tmp_path, words_model, "quantised", reshard=reshard)
+
+
+@pytest.mark.slow
 def test_a_head_that_is_the_embeddings_is_divided_once(tmp_path: Path) -> None:
     compare(tmp_path, "tiny-random", "tied")
 
@@ -242,7 +251,7 @@ model, run_dir, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
 chats = [{"prompt": f"{a} {b}", "completion": "river river"} for a in WORDS[:4] for b in WORDS[4:12]]
 found = {}
 for name, (strategy, rate, _) in STRATEGIES.items():
-    if strategy.capabilities.shardable:
+    if strategy.capabilities.shardable and strategy.base_format != "int8":
         stage = SFT(strategy, data=chats, max_steps=3, batch_size=8 // size, learning_rate=rate, max_length=48)
         run = Pipeline([stage], model=model, run_dir=f"{run_dir}/{name}", seed=3).run()
         found[name] = [line["loss"] for line in run["sft"].history] + [run["sft"].metrics["loss_after"]]
@@ -273,11 +282,15 @@ REFUSED: list[tuple[Any, str]] = [
     (GRPO(LoRA(r=4), reward=rivers, data=PROMPTS), r"Stage grpo: GRPO with LoRA\(r=4\) needs the whole model"),
     (RLOO(LoRA(r=4), reward=rivers, data=PROMPTS), r"Stage rloo: RLOO with LoRA\(r=4\) needs the whole model"),
     (PPO(LoRA(r=4), reward=rivers, data=PROMPTS), r"Stage ppo: PPO with LoRA\(r=4\) needs the whole model"),
-    (DPO(QLoRA(r=4), data=PAIRS), r"Stage dpo: DPO cannot train QLoRA\(r=4\) in parts.* take LoRA\(\) or Full\(\)"),
-    (SFT(AdaLoRA()), r"Stage sft: SFT cannot train AdaLoRA\(r=12\) in parts"),
+    (
+        DPO(QLoRA(r=4, bits=8), data=PAIRS),
+        r"Stage dpo: DPO cannot train QLoRA\(r=4, bits=8\) in parts.* lose their scales; take bits=4",
+    ),
+    (SFT(QLoRA(paged_optimizer=True)), "Stage sft: SFT with the optimizer paged_adamw_32bit was not tried .*; take one"),
+    (SFT(AdaLoRA()), r"Stage sft: SFT cannot train AdaLoRA\(r=12\) in parts.* take LoRA\(\) or Full\(\)"),
     (SFT(GradualUnfreeze()), r"Stage sft: SFT cannot train GradualUnfreeze\(\) in parts"),
     (SFT(PromptTuning()), r"Stage sft: SFT cannot train PromptTuning\(\) in parts"),
-    (SFT(trainer_args={"optim": "adafactor"}), "'optim': 'adafactor'}.* was not tried .*; take one of adamw_torch"),
+    (SFT(trainer_args={"optim": "adafactor"}), "with the optimizer adafactor was not tried .*; take one of adamw_torch"),
     (SFT(trainer_args={"fp16": True}), "'fp16': True}.* was not tried .*; leave it out"),
 ]  # fmt: skip
 
@@ -327,3 +340,21 @@ assert len(seen) == 3
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_paged_optimizer_states_are_for_those_who_hold_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain.stages import arguments
+    from posttrain.stages.machine import Machine
+
+    monkeypatch.setattr(arguments, "this_machine", lambda: Machine(True, True, 2**36))
+
+    def optimizer() -> object:
+        told = arguments.trainer_arguments(
+            SFT(QLoRA()), output_dir=Path("run"), seed=0, rows=8, checkpointing=False
+        )
+        return told.get("optim")
+
+    assert optimizer() == "paged_adamw_32bit"
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert optimizer() is None  # the trainer's own AdamW
