@@ -109,6 +109,21 @@ class Commit(TrainerCallback):
         self._ranks.barrier()
 
 
+class SaveEarly(TrainerCallback):
+    """Of several processes, the first state that can be gone on from is saved at once: what does not come together
+    from all of them is then seen after one step, not after hundreds.
+    """
+
+    def __init__(self, ranks: Ranks, border: int) -> None:
+        self._ranks = ranks
+        self._border = border  # steps between the states that can be gone on from
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if self._ranks.size > 1 and state.global_step == self._border:
+            control.should_save = True
+        return control
+
+
 class Stop(TrainerCallback):
     """Ends training after the current optimizer step when a signal came, with a checkpoint."""
 

@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from posttrain.errors import CorruptArtifactError, NoValidCheckpointError
+from posttrain.errors import ArtifactMismatchError, CorruptArtifactError, NoValidCheckpointError
 
 from ..pipeline.durable import adopt_folder, set_aside, verify_folder
 
@@ -16,13 +16,33 @@ _log = logging.getLogger("posttrain")
 
 
 def commit_checkpoint(written: Path, checkpoints: Path, step: int) -> Path:
-    """Make the Trainer's folder the checkpoint of `step`; the two newest are kept."""
+    """Make the Trainer's folder the checkpoint of `step`; the two newest are kept.
+
+    Raises ArtifactMismatchError for a file of weights that holds none.
+    """
+    for file in sorted(written.glob("*.safetensors")):
+        _check_weights(file, step)
     checkpoints.mkdir(parents=True, exist_ok=True)
     target = checkpoints / f"{_PREFIX}{step}"
     adopt_folder(written, target, {"step": step})
     for old in _by_step(checkpoints)[_KEPT:]:
         shutil.rmtree(old)
     return target
+
+
+def _check_weights(file: Path, step: int) -> None:
+    """A model in parts that nobody puts together is saved as names and shapes without a value."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+        empty = [name for name in names if 0 in opened.get_slice(name).get_shape()]
+    if empty or not names:
+        found = f"no values for {empty[0]}" if empty else "no tensor"
+        raise ArtifactMismatchError(
+            f"The checkpoint of step {step} has {found} in {file.name}: the weights did not come together when they were "
+            "saved. Start the run with recipes/launch/ddp.yaml, where each process holds the whole model."
+        )
 
 
 def newest_whole_checkpoint(checkpoints: Path) -> tuple[Path, int] | None:

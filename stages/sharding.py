@@ -92,7 +92,7 @@ class OnShards:
         writes = self.args.should_save  # type: ignore[attr-defined]
         whole: dict[int, Any] = {}  # by parameter: tied ones are one tensor here, too
         state = {}
-        for name, value in self.model.state_dict(keep_vars=True).items():  # type: ignore[attr-defined]
+        for name, value in _saved(self.model).items():  # type: ignore[attr-defined]
             if id(value) not in whole:
                 whole[id(value)] = _kept(value, writes)
             state[name] = whole[id(value)]
@@ -184,6 +184,23 @@ def _restore(module: nn.Module, contents: Mapping[str, tuple[Any, Any]]) -> None
             value.clear()
             value.update(inside)
         vars(module)[name] = value
+
+
+def _saved(model: Any) -> Mapping[str, Any]:
+    """What of a model's state goes into a checkpoint: of a PEFT model what PEFT takes, for its base is never put together."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    state: Mapping[str, Any] = model.state_dict(keep_vars=True)
+    if not isinstance(model, PeftModel):
+        return state
+    taken = {
+        id(value)
+        for adapter in model.peft_config
+        for value in get_peft_model_state_dict(model, state, adapter).values()
+    }
+    found = {name: value for name, value in state.items() if id(value) in taken}
+    # Should PEFT compute something of the state, it is given all of it.
+    return found if len({id(value) for value in found.values()}) == len(taken) else state
 
 
 def _whole(value: Any) -> Any:

@@ -15,7 +15,7 @@ from ..pipeline import StageContext
 from ..pipeline.durable import is_disk_full, write_json
 from .answers import ask
 from .arguments import trainer_arguments
-from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, Stop
+from .callbacks import STRATEGY_STATE, Commit, Hooks, Metrics, Moved, SaveEarly, Stop
 from .checkpoints import newest_whole_checkpoint
 from .handover import load_for_continuing, load_fresh
 from .machine import this_machine
@@ -75,6 +75,7 @@ class TrlSession:
                 metrics,
                 Hooks(self.hooks, scratch, context.ranks),
                 Commit(scratch, context.folder / "checkpoints", context.ranks),
+                SaveEarly(context.ranks, stage.checkpoint_border),
                 Stop(context.stop, stage.checkpoint_border),
                 Moved(self.model, context.events, context.ranks, trained.rollouts),
             ),

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from posttrain import SFT, LoRA, Pipeline, Run
-from posttrain.errors import DiskSpaceError, NoValidCheckpointError, RunInterrupted
+from posttrain.errors import ArtifactMismatchError, DiskSpaceError, NoValidCheckpointError, RunInterrupted
+from posttrain.pipeline import Ranks
 from posttrain.pipeline.digests import sha256_of
 from posttrain.pipeline.interrupt import StopRequest
-from posttrain.stages.callbacks import Metrics
+from posttrain.stages.callbacks import Metrics, SaveEarly
 from posttrain.stages.checkpoints import commit_checkpoint, newest_whole_checkpoint
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -52,6 +53,46 @@ def test_without_a_whole_one_nothing_starts_from_scratch(tmp_path: Path) -> None
     for _ in range(2):
         with pytest.raises(NoValidCheckpointError, match="Delete that folder to train the stage again"):
             newest_whole_checkpoint(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "found"),
+    [
+        ({}, "no tensor in adapter_model.safetensors"),
+        ({"a": [2, 2], "b": [0]}, "no values for b in adapter_model.safetensors"),
+    ],
+)
+def test_names_without_weights_are_no_checkpoint(
+    tmp_path: Path, shapes: dict[str, list[int]], found: str
+) -> None:
+    """As parts of a model are saved that nobody puts together: a file of 40 bytes."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+    written, checkpoints = tmp_path / "checkpoint-1", tmp_path / "checkpoints"
+    written.mkdir()
+    save_file(tensors, written / "adapter_model.safetensors")
+    with pytest.raises(ArtifactMismatchError, match=f"of step 1 has {found}"):
+        commit_checkpoint(written, checkpoints, 1)
+    assert not checkpoints.exists()
+    save_file(tensors | {"a": torch.ones(2), "b": torch.tensor(1.0)}, written / "adapter_model.safetensors")
+    assert commit_checkpoint(written, checkpoints, 1).is_dir()
+
+
+@pytest.mark.parametrize(("size", "border", "expected"), [(1, 1, []), (2, 1, [1]), (2, 3, [3])])
+def test_several_processes_save_the_first_state_that_can_be_gone_on_from(
+    size: int, border: int, expected: list[int]
+) -> None:
+    from transformers import TrainerControl, TrainerState
+
+    early = SaveEarly(Ranks(0, size), border)
+    saved = [
+        step
+        for step in range(1, 7)
+        if early.on_step_end(None, TrainerState(global_step=step), TrainerControl()).should_save
+    ]
+    assert saved == expected
 
 
 _TRAIN = """

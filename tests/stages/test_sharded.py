@@ -342,6 +342,22 @@ assert len(seen) == 3
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def test_the_base_of_an_adapter_is_not_put_together_for_a_checkpoint() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from posttrain.pipeline.model_ref import ModelRef
+    from posttrain.stages.sharding import _saved
+
+    base = ModelRef.of_base("tiny-random").load_model()
+    assert _saved(base).keys() == base.state_dict().keys()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    model.add_adapter("ref", LoraConfig(r=2, target_modules=["q_proj"]))
+    layers = base.config.num_hidden_layers
+    names = sorted(name.rsplit(".", 3)[-3] if "lora" in name else name for name in _saved(model))
+    adapters = ["lora_A"] * 2 * layers + ["lora_B"] * 2 * layers
+    assert names == ["base_model.model.lm_head.modules_to_save.default.weight", *adapters]
+
+
 def test_paged_optimizer_states_are_for_those_who_hold_them_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     from posttrain.stages import arguments
     from posttrain.stages.machine import Machine
