@@ -17,7 +17,7 @@ def quickstart(model: str = "embedded", run_dir: str = "runs/quickstart", seed: 
             SFT(lora, max_steps=6, learning_rate=1e-3),
             RewardModel(lora, max_steps=8, batch_size=4, learning_rate=5e-4),
             PPO(
-                lora, max_steps=8, batch_size=8, learning_rate=1.5e-3, max_new_tokens=32, max_length=256,
+                lora, max_steps=7, batch_size=8, learning_rate=1.5e-3, max_new_tokens=32, max_length=256,
                 kl_coef=0.03, critic="shared", num_generations=4,
                 trainer_args={
                     "num_mini_batches": 2, "num_ppo_epochs": 1, "lam": 1.0, "temperature": 0.7, "scale_rewards": True,
