@@ -243,10 +243,12 @@ class LoRAGA(LoRA):
 class QLoRA(LoRA):
     """LoRA over a base in 4-bit NF4 with double quantisation (Dettmers et al., arXiv 2305.14314), or in 8 bits.
 
-    bits: 4 (about 0.6 bytes per frozen parameter instead of 2) or 8 (LLM.int8, Dettmers et al., arXiv 2208.07339).
+    bits: 4 (about 0.6 bytes per frozen parameter instead of 2) or 8 (LLM.int8, Dettmers et al., arXiv 2208.07339;
+    not under FSDP).
     paged_optimizer: optimizer state that moves to the CPU's memory when the GPU's is full; None: where there is a GPU
-    that holds the whole state. PPO keeps its own. init: "loftq" starts A and B where they make up best for the error of the 4-bit weights (Li et
-    al., arXiv 2310.08659, one iteration).
+    that holds the whole state. PPO keeps its own.
+    init: "loftq" starts A and B where they make up best for the error of the 4-bit weights (Li et al., arXiv
+    2310.08659, one iteration).
     At the hand-over the adapter is merged into the 16-bit base and into the dequantised one, both are measured against
     the trained model, and the nearer one is kept.
     """
