@@ -243,6 +243,13 @@ class TrainingStage(GatedStage):
         return self.handover == "continue" or self.strategy.capabilities.reference_copy
 
     @property
+    def split_share(self) -> float:
+        """Of the activations of a step beside adapters, as much lies idle on a CPU: freed places between small tensors, in
+        which no activations fit. Measured (benchmarks/memory.py, ppo.py): more where one micro-batch's gradients stay.
+        """
+        return 0.5 if self.gradient_accumulation == 1 else 1.0
+
+    @property
     def checkpoint_border(self) -> int:
         """Optimizer steps from one state that can be gone on from without a difference to the next."""
         return 1

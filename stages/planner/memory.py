@@ -25,9 +25,8 @@ _QUANTISED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.001}
 _HEAD_TOKENS, _HEAD_COLUMNS = 4096, 32768  # tile of logits that TRL's fused head works on
 _BLOCK_TOKENS, _BLOCK_COLUMNS = 1024, 4096  # frozen_head's, which is not imported since it imports torch
 _HEAD_TILES = 8.25  # of float32 that its backward pass holds without Triton, a mask of booleans among them
-# What lies idle between tensors is measured, not counted: a share of all, and of the activations beside adapters.
+# What lies idle between tensors is measured, not counted: a share of all, and, beside adapters, the stage's `split_share`.
 _IDLE = {"CPU": 0.1, "GPU": 0.05}  # on a GPU it is an allowance, not measured
-_SPLIT = 0.5
 _MEASURED_LOGITS, _MEASURED_TOKENS = 512e6, 128  # of a held-out batch, as evaluation.py takes them
 
 
@@ -94,7 +93,7 @@ def estimate(
     # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
     # of large ones, so that the next large ones get new places: the head's blocks, or what the layers compute between.
     # Where activations are computed again it is returned.
-    idle = 0 if machine.on_gpu or makes_base or checkpointing else max(head, int(_SPLIT * activations))
+    idle = 0 if machine.on_gpu or makes_base or checkpointing else max(head, int(stage.split_share * activations))
     embeddings = sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.

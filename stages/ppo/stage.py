@@ -171,6 +171,11 @@ class PPO(OnlineStage):
         )
 
     @property
+    def split_share(self) -> float:
+        """Policy and critic leave theirs one after the other."""
+        return 1.6 if self.critic == "shared" else 2.1
+
+    @property
     def critic_learning_rate(self) -> float:
         given = self.arguments.critic_learning_rate
         return given or RewardModel.full_learning_rate * self.strategy.learning_rate_factor

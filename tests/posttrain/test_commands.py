@@ -357,7 +357,7 @@ def test_a_recipe_is_planned_and_explained_in_both_forms(tmp_path: Path, call: C
     plans = [json.loads(call(*words, "--json")[1]) for words in (yaml, script)]
     assert plans[0] == plans[1]
     assert [(plan["stage"], plan["steps"]) for plan in plans[0]] == [
-        ("cpt", 4), ("sft", 6), ("reward_model", 8), ("ppo", 4),
+        ("cpt", 4), ("sft", 6), ("reward_model", 8), ("ppo", 7),
     ]  # fmt: skip
     assert "optimizer steps" in call(*yaml)[1]
     assert not Path(run).exists()
