@@ -93,7 +93,11 @@ def estimate(
     # Freed memory is kept on a CPU (pipeline/allocator.py), and an adapter's many small tensors are put into the places
     # of large ones, so that the next large ones get new places: the head's blocks, or what the layers compute between.
     # Where activations are computed again it is returned.
-    idle = 0 if machine.on_gpu or makes_base or checkpointing else max(head, int(stage.split_share * activations))
+    idle = (
+        0
+        if machine.on_gpu or makes_base or checkpointing
+        else max(head, int(stage.split_share * activations))
+    )
     embeddings = sizes.vocabulary * sizes.hidden * 4 * sizes.head_trained
     moments = [
         # The backward pass begins: everything is kept, and the head's blocks come on top.
