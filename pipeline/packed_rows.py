@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ from transformers.masking_utils import sdpa_mask
 from .beginnings import SHORTEST_SHARED, in_common
 
 ATTENTION = "posttrain_rows"
+KEYS_AT_ONCE = (
+    512  # torch's kernel leaves out the keys behind a token by blocks of so many, and none under a mask
+)
 _keeps_padding = ContextVar("keeps_padding", default=False)
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
 _INPUTS = ("position_ids", "past_key_values", "inputs_embeds")
@@ -38,10 +43,21 @@ class Own:
     end: int
     seen: tuple[tuple[int, int], ...]  # ranges of places, in the row's order; the last is (begin, end)
 
+    @cached_property
+    def shared(self) -> int:
+        """The tokens it looks at that an earlier row has."""
+        return sum(end - begin for begin, end in self.seen[:-1])
+
+    def attends_whole(self, window: int | None) -> bool:
+        """Whether it costs less to attend from the shared tokens once more, causally, than from its own under a mask."""
+        seen = self.shared + self.end - self.begin
+        return 0 < self.shared < seen - self.shared - KEYS_AT_ONCE and (window is None or seen <= window)
+
     def mask(self, window: int | None, device: Any) -> Tensor | None:
         """(own, seen) true where a token looks; None where causal attention over itself says the same."""
-        seen = sum(end - begin for begin, end in self.seen)
-        own, windowed = self.end - self.begin, window is not None and seen > window
+        own = self.end - self.begin
+        seen = self.shared + own
+        windowed = window is not None and seen > window
         if not windowed and (len(self.seen) == 1 or own == 1):
             return None
         at, of = torch.arange(seen - own, seen, device=device)[:, None], torch.arange(seen, device=device)
@@ -59,6 +75,21 @@ class Packing:
     places_BL: Tensor  # of each token of the batch; padding points at the first
     layers: int = 0  # that attended row by row
     _masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+
+    @cached_property
+    def pieces(self) -> tuple[list[int], list[tuple[list[int], list[int]]]]:
+        """The packed row, cut wherever a range of a row begins or ends: the widths, and for each row the numbers of the
+        pieces that it shares and that are its own.
+
+        Tensors are split so once; a slice for each row would cost a gradient of the packed row's whole width.
+        """
+        cuts = sorted({place for row in self.rows for seen in row.seen for place in seen})
+        number = {place: i for i, place in enumerate(cuts)}
+        of_rows = []
+        for row in self.rows:
+            *shared, own = [list(range(number[begin], number[end])) for begin, end in row.seen]
+            of_rows.append((list(chain(*shared)), own))
+        return [end - begin for begin, end in pairwise(cuts)], of_rows
 
     def mask(self, row: int, window: int | None) -> Tensor | None:
         if (row, window) not in self._masks:
@@ -214,15 +245,18 @@ def attend(
             module, query, key, value, attention_mask, sliding_window=sliding_window, **settings
         )
     packing.layers += 1
+    widths, of_rows = packing.pieces
+    queries, keys, values = (states.split(widths, 2) for states in (query, key, value))
     out = []
-    for number, row in enumerate(packing.rows):
-        keys, values = (_of(states, row.seen) for states in (key, value))
-        mask = packing.mask(number, sliding_window)
-        own = query[:, :, row.begin : row.end]
-        out.append(sdpa_attention_forward(module, own, keys, values, mask, **settings)[0])
+    for number, (row, (shared, own)) in enumerate(zip(packing.rows, of_rows, strict=True)):
+        seen, whole = [*shared, *own], row.attends_whole(sliding_window)
+        found, _ = sdpa_attention_forward(
+            module, _joined(queries, seen if whole else own), _joined(keys, seen), _joined(values, seen),
+            None if whole else packing.mask(number, sliding_window), **settings,
+        )  # fmt: skip
+        out.append(found[:, row.shared :] if whole else found)
     return torch.cat(out, 1), None
 
 
-def _of(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    parts = [states[:, :, begin:end] for begin, end in ranges]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+def _joined(pieces: Sequence[Tensor], numbers: Sequence[int]) -> Tensor:
+    return pieces[numbers[0]] if len(numbers) == 1 else torch.cat([pieces[i] for i in numbers], 2)

@@ -58,9 +58,11 @@ def stands_on(stage: TrainingStage, source: ModelRef) -> ModelRef:
 def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> Any:
     """The last adapter, live and trainable, on the base that it was trained on."""
     source.verify()
+    from .strategies.joined_products import join_products
+
     model = stands_on(stage, source).load_model(dtype=dtype)
     model = stage.strategy.prepare_base(model)
-    return stage.strategy.read_back(model, source.adapters[-1].folder)
+    return join_products(stage.strategy.read_back(model, source.adapters[-1].folder))
 
 
 def load_fresh(
@@ -75,13 +77,15 @@ def load_fresh(
 
     labels: of a fresh classification head.
     """
+    from .strategies.joined_products import join_products
+
     strategy = stage.strategy
     model = source.load_model(dtype=dtype)
     if stage.head in TRAINED_HEADS:
         model = with_head(model, stage.head, labels, seed)
     model = strategy.wrap(strategy.prepare_base(model), stage.task, seed)
     strategy.start(model, rows)
-    return model
+    return join_products(model)
 
 
 def save_artifact(

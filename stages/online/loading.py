@@ -14,6 +14,7 @@ from ...pipeline.adapters import read_config, weights_of
 from ..handover import load_for_continuing, load_fresh
 from ..machine import this_machine
 from ..strategies import LoRA, Strategy
+from ..strategies.joined_products import join_products
 from .roles import REFERENCE, Roles, is_of
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def _carrier(source: ModelRef, dtype: Any, reward: Any, *, with_adapters: bool, 
     if reward is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return get_peft_model(model, _fresh(reward))
-    return LoRA().wrap(model, "policy", seed) if with_adapters else model
+            return join_products(get_peft_model(model, _fresh(reward)))
+    return join_products(LoRA().wrap(model, "policy", seed)) if with_adapters else model
 
 
 def _fresh(config: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posttrain.pipeline import packed_rows
 from posttrain.pipeline.model_ref import ModelRef
 from posttrain.pipeline.packed_rows import Packing, pack_rows, packing_of
 
@@ -35,18 +36,41 @@ SYSTEM = list(range(100, 120))
 PAIR = [[*SYSTEM, 5, 6, 7, 8], [*SYSTEM, 5, 6, 9], [*SYSTEM, 5, 6, 7, 8, 10, 11], [50, 51]]
 
 
-def test_states_are_those_of_each_row_alone(model: Any) -> None:
+LONG = [[*SYSTEM, *range(30, 62)], [*SYSTEM, *range(40, 90)]]  # more of its own than it shares
+
+
+@pytest.fixture(params=["a mask", "whole rows"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a row attends that is long beside what it shares: under a mask, or as if it shared nothing."""
+    monkeypatch.setattr(packed_rows, "KEYS_AT_ONCE", 4 if request.param == "whole rows" else 512)
+    return str(request.param)
+
+
+def test_a_row_much_longer_than_what_it_shares_attends_whole(by: str) -> None:
+    packing = packing_of(*padded([*LONG, *PAIR]), share=True)
+    assert packing is not None
+    whole = [own for own in packing.rows if own.attends_whole(None)]
+    assert len(whole) == 2 * (by == "whole rows")  # not the pair, whose rows share the most
+    assert all(own.shared == 20 for own in whole)
+    assert not any(own.attends_whole(40) for own in packing.rows)  # the window needs its mask
+
+
+@pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("rows", [PAIR, LONG, [*PAIR, *LONG]])
+def test_states_are_those_of_each_row_alone(model: Any, rows: Rows) -> None:
     with torch.no_grad():
-        together = states(model, PAIR)
-        for found, row in zip(together, PAIR, strict=True):
+        together = states(model, rows)
+        for found, row in zip(together, rows, strict=True):
             alone = model.model(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
             torch.testing.assert_close(found[: len(row)], alone, atol=2e-5, rtol=0)
 
 
-def test_gradients_are_those_of_padded_rows(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("rows", [PAIR, LONG, [*PAIR, *LONG]])
+def test_gradients_are_those_of_padded_rows(model: Any, monkeypatch: pytest.MonkeyPatch, rows: Rows) -> None:
     def gradient() -> torch.Tensor:
         model.zero_grad()
-        ids, mask = padded(PAIR)
+        ids, mask = padded(rows)
         out = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         out[mask.bool()].pow(2).mean().backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -136,8 +160,6 @@ def test_other_batches_are_computed_as_before(
 
 
 def test_with_dropout_no_row_shares_a_draw(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.pipeline import packed_rows
-
     shared = []
     real = packed_rows.packing_of
     monkeypatch.setattr(
