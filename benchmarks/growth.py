@@ -1,6 +1,6 @@
 """Whether cost grows as the work does: ten times the rows, and rows four and sixteen times as long.
 
-    python benchmarks/growth.py                # about 10 minutes on 2 cores; writes growth.json and a plot
+    python benchmarks/growth.py                # 20 to 40 minutes on 2 cores; writes growth.json and a plot
 
 SFT with LoRA r=8 of the embedded 135M model in float32, batches of 4 rows of one length, one thread, each run in a process of
 its own. Seconds are the trainer's `train()`, operations those of the model (products.py), the peak is the process's.
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 RESULTS, PLOT = HERE / "growth.json", HERE.parent / "docs" / "images" / "growth.png"
 BATCH = 4
 RUNS = ((32, 64), (320, 64), (32, 256), (32, 1024))  # (rows, tokens of each)
-TURNS = 1
+TURNS = 2
 
 
 def main() -> None:

@@ -27,9 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from .beginnings import SHORTEST_SHARED, in_common
 
 ATTENTION = "posttrain_rows"
-KEYS_AT_ONCE = (
-    512  # torch's kernel leaves out the keys behind a token by blocks of so many, and none under a mask
-)
+KEYS_AT_ONCE = 512  # of torch's kernel, which leaves out blocks of them behind a token, and none under a mask
 _keeps_padding = ContextVar("keeps_padding", default=False)
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_router_logits")  # that come row by row
 _INPUTS = ("position_ids", "past_key_values", "inputs_embeds")

@@ -245,9 +245,11 @@ class TrainingStage(GatedStage):
     @property
     def split_share(self) -> float:
         """Of the activations of a step beside adapters, as much lies idle on a CPU: freed places between small tensors, in
-        which no activations fit. Measured (benchmarks/memory.py, ppo.py): more where one micro-batch's gradients stay.
+        which no activations fit. Measured (benchmarks/memory.py, ppo.py): more where one micro-batch's gradients stay, and
+        less where nothing is made between an adapter's products and the base's.
         """
-        return 0.5 if self.gradient_accumulation == 1 else 1.0
+        alone, accumulated = (0.1, 0.5) if self.strategy.joins_products else (0.5, 1.0)
+        return alone if self.gradient_accumulation == 1 else accumulated
 
     @property
     def checkpoint_border(self) -> int:

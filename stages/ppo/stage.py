@@ -173,7 +173,8 @@ class PPO(OnlineStage):
     @property
     def split_share(self) -> float:
         """Policy and critic leave theirs one after the other."""
-        return 1.6 if self.critic == "shared" else 2.1
+        shared, own = (1.0, 1.2) if self.strategy.joins_products else (1.6, 2.1)
+        return shared if self.critic == "shared" else own
 
     @property
     def critic_learning_rate(self) -> float:

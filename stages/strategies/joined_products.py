@@ -51,7 +51,7 @@ def _plain_adapter(layer: Any, x: Tensor) -> str | None:
     dropout = layer.lora_dropout[name]
     drops = not isinstance(dropout, nn.Identity) and dropout.training
     parts = (base, layer.lora_A[name], layer.lora_B[name])
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
     wide = {x.dtype, *(part.weight.dtype for part in parts)} != {torch.float32}
     biased = layer.lora_bias[name] or (base.bias is not None and base.bias.requires_grad)
     return None if drops or hooked or wide or biased or base.weight.requires_grad else name

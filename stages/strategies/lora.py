@@ -133,6 +133,12 @@ class LoRA(Tuner):
         return self._is_plain and self.base_format is None
 
     @property
+    def joins_products(self) -> bool:
+        return (
+            self.variant != "dora" and self.bias == "none" and not self.dropout and self.base_format is None
+        )
+
+    @property
     def by_depth(self) -> bool:
         return self.layers_to_transform is not None
 

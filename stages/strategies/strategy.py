@@ -74,6 +74,11 @@ class Strategy(CheckedSettings):
         return False
 
     @property
+    def joins_products(self) -> bool:
+        """Whether each of its layers is one step of autograd on a CPU (joined_products.py), which leaves less memory idle."""
+        return False
+
+    @property
     def virtual_tokens(self) -> int:
         """Positions that the adapter takes in front of every sequence."""
         return 0
