@@ -57,9 +57,9 @@ def stands_on(stage: TrainingStage, source: ModelRef) -> ModelRef:
 
 def load_for_continuing(stage: TrainingStage, source: ModelRef, dtype: Any) -> Any:
     """The last adapter, live and trainable, on the base that it was trained on."""
-    source.verify()
     from .strategies.joined_products import join_products
 
+    source.verify()
     model = stands_on(stage, source).load_model(dtype=dtype)
     model = stage.strategy.prepare_base(model)
     return join_products(stage.strategy.read_back(model, source.adapters[-1].folder))
