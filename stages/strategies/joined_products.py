@@ -1,12 +1,14 @@
 """A LoRA layer as one step of autograd, on a CPU: x W^T + s (x A^T) B^T without the arrays between its terms.
 
-PEFT makes both terms, the scaled second one and their sum, each as large as the layer's output, and autograd makes as many
-for the gradient. On a CPU that is time, since these are read and written and hardly computed with, and it is memory, since
-their places lie free between what is kept. Products that add to what is there need none of them.
+PEFT makes both terms, the scaled second one and their sum, each as large as the layer's output, for a second active adapter
+another three, and autograd makes as many for the gradient. On a CPU that is time, since these are read and written and
+hardly computed with, and it is memory, since their places lie free between what is kept. Products that add to what is there
+need none of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -21,7 +23,7 @@ from ...pipeline import Ranks
 def join_products(model: Any) -> Any:
     """`model`, whose LoRA layers compute this way wherever they can, which they see anew at each call.
 
-    They can with one plain adapter in float32 on a frozen linear layer, outside of autocast. FSDP's layers stay PEFT's.
+    They can with plain adapters in float32 on a frozen linear layer, outside of autocast. FSDP's layers stay PEFT's.
     """
     if Ranks.of_environment().parts == 1:
         for module in model.modules():
@@ -31,30 +33,35 @@ def join_products(model: Any) -> Any:
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **settings: Any) -> Tensor:
-    name = None if args or settings else _plain_adapter(layer, x)
-    if name is None:
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if args or settings or not names or not _all_plain(layer, names, x):
         found: Tensor = Linear.forward(layer, x, *args, **settings)
         return found
-    base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
-    joined: Tensor = _Joined.apply(x, base.weight, base.bias, down, up, layer.scaling[name])
+    downs = [layer.lora_A[name].weight for name in names]
+    ups = [layer.lora_B[name].weight for name in names]
+    scales = [layer.scaling[name] for name in names]
+    if len(names) > 1:  # several adapters are one of the sum of their ranks
+        ups = [torch.cat([scale * up for scale, up in zip(scales, ups, strict=True)], dim=1)]
+        downs, scales = [torch.cat(downs)], [1.0]
+    joined: Tensor = _Joined.apply(x, layer.base_layer.weight, layer.base_layer.bias, *downs, *ups, *scales)
     return joined
 
 
-def _plain_adapter(layer: Any, x: Tensor) -> str | None:
-    """The name of the only adapter that is active, where its products can be joined to the base's."""
-    if layer.disable_adapters or layer.merged or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return None
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(active) != 1 or active[0] in layer.lora_variant:
-        return None
-    (name,), base = active, layer.base_layer
-    dropout = layer.lora_dropout[name]
-    drops = not isinstance(dropout, nn.Identity) and dropout.training
-    parts = (base, layer.lora_A[name], layer.lora_B[name])
+def _all_plain(layer: Any, names: Sequence[str], x: Tensor) -> bool:
+    """Whether the products of all of the adapters can be joined to the base's."""
+    base = layer.base_layer
+    parts = [base, *(module[name] for name in names for module in (layer.lora_A, layer.lora_B))]
+    changed = layer.disable_adapters or layer.merged or any(name in layer.lora_variant for name in names)
+    drops = any(
+        module.training for name in names if not isinstance(module := layer.lora_dropout[name], nn.Identity)
+    )
     hooked = any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts)
     wide = {x.dtype, *(part.weight.dtype for part in parts)} != {torch.float32}
-    biased = layer.lora_bias[name] or (base.bias is not None and base.bias.requires_grad)
-    return None if drops or hooked or wide or biased or base.weight.requires_grad else name
+    biased = any(layer.lora_bias[name] for name in names) or (
+        base.bias is not None and base.bias.requires_grad
+    )
+    elsewhere = x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    return not (changed or drops or hooked or wide or biased or elsewhere or base.weight.requires_grad)
 
 
 class _Joined(torch.autograd.Function):

@@ -28,11 +28,11 @@ def test_a_killed_chain_ends_bit_identical(bench: Bench, part: int) -> None:
         moment = draw.uniform(0.05, 0.95) * duration
         process = bench.start(folder, last)
         process.join(timeout=moment)
-        if process.is_alive():
-            hits += any(folder.glob("stages/*/checkpoints"))
-            process.kill()
-            process.join()
-            assert process.exitcode == KILLED
+        reached = any(folder.glob("stages/*/checkpoints"))
+        process.kill()
+        process.join()
+        assert process.exitcode in (KILLED, 0)  # it may have been at its end already
+        hits += reached and process.exitcode == KILLED
         bench.ends_the_same(folder, last)
         bench.drop(folder)
     assert hits  # the others hit loading, measuring, saving, or the time between stages

@@ -222,6 +222,10 @@ def test_padding_changes_nothing_and_another_process_reads_the_same(
         assert torch.equal(torch.tensor(found), values), name
 
 
+# Of the rate, for a reward model that after thirty steps does not say nearly the same of every answer but the best.
+REWARD_RATES = {"full": 0.1, "freeze": 0.1, "gradual": 0.1, "pissa": 0.3}
+
+
 @online
 def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> None:
     """Its roles share as many bases as the table says, the policy starts as its reference, and the reward rises."""
@@ -229,7 +233,8 @@ def test_ppo_of_it(words: Callable[..., Pipeline], prompts: Rows, name: str) -> 
     pairs = [{"prompt": f"{one} {other}", "chosen": "river river", "rejected": f"{other} {one}"}
              for one in WORDS[:6] for other in WORDS[6:14]]  # fmt: skip
     chain = [
-        RewardModel(strategy, data=pairs, max_steps=30, batch_size=16, learning_rate=rate, max_length=32),
+        RewardModel(strategy, data=pairs, max_steps=30, batch_size=16, max_length=32,
+                    learning_rate=rate * REWARD_RATES.get(name, 1)),
         PPO(strategy, data=prompts, max_length=32, max_new_tokens=8, batch_size=32, max_steps=6, learning_rate=rate,
             kl_coef=0.01, gate=None, trainer_args={"critic_learning_rate": rate, "stop_kl": 1.0}),
     ]  # fmt: skip
