@@ -31,14 +31,14 @@ from products import model_flops
 
 HERE = Path(__file__).parent
 STEPS, RANK = 8, 16
-# Qwen3's published shapes: hidden, intermediate, layers, heads, key-value heads, tied
-SHAPES: Mapping[str, tuple[int, int, int, int, int, bool]] = {
-    "0.6B": (1024, 3072, 28, 16, 8, True),
-    "1.7B": (2048, 6144, 28, 16, 8, True),
-    "8B": (4096, 12288, 36, 32, 8, False),
-    "tiny": (128, 256, 2, 4, 2, True),
+# Qwen3's published shapes: hidden, intermediate, layers, heads, key-value heads, tied, vocabulary
+SHAPES: Mapping[str, tuple[int, int, int, int, int, bool, int]] = {
+    "0.6B": (1024, 3072, 28, 16, 8, True, 151_936),
+    "1.7B": (2048, 6144, 28, 16, 8, True, 151_936),
+    "8B": (4096, 12288, 36, 32, 8, False, 151_936),
+    "tiny": (128, 256, 2, 4, 2, True, 49_152),
 }
-HEAD_SIZE, VOCABULARY = 128, 151_936
+HEAD_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ def random_base(size: str, folder: Path) -> Path:
     from memory import random_model
     from transformers import Qwen3Config
 
-    hidden, intermediate, layers, heads, keys, tied = SHAPES[size]
+    hidden, intermediate, layers, heads, keys, tied, vocabulary = SHAPES[size]
     config = Qwen3Config(
         hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=keys, head_dim=HEAD_SIZE, vocab_size=VOCABULARY, tie_word_embeddings=tied,
+        num_key_value_heads=keys, head_dim=HEAD_SIZE, vocab_size=vocabulary, tie_word_embeddings=tied,
     )  # fmt: skip
     return random_model(config, folder)
 
