@@ -69,7 +69,7 @@ def make_rows(count: int = 32, seed: int = 0) -> dict[str, list[dict[str, Any]]]
 @pytest.fixture(autouse=True)
 def short_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What random models answer is noise: a few tokens of it are enough, and runs are faster."""
-    if request.node.get_closest_marker("slow") is None:
+    if "test_embedded" not in request.node.nodeid:
         monkeypatch.setattr("posttrain.stages.samples._NEW_TOKENS", 8)
 
 

@@ -66,7 +66,7 @@ def test_killed_at_a_file_call_of_a_save(bench: Bench, part: int) -> None:
     # strace counts each kind of call by itself
     places = [(name, at) for name in CALLS for at in range(1, calls[name] + 1)]
     assert len(places) > 60 and len({name for name, _ in places}) >= 6
-    for name, at in places[part :: max(3, len(places) // 36 // 3 * 3)]:
+    for name, at in places[part :: max(3, len(places) // 24 // 3 * 3)]:
         folder = bench.case(f"strace {name} {at}", "sft")
         killed = save_of(bench, folder, "-e", f"inject={name}:signal=SIGKILL:when={at}")
         assert killed == -signal.SIGKILL, f"{name} {at}"
